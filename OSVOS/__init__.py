@@ -1,0 +1,12 @@
+"""OSVOS: one-shot video object segmentation, Caelles et al., CVPR 2017 (arXiv 1611.05198).
+
+Original code: OSVOS-TensorFlow (scaelles), OSVOS-PyTorch (kmaninis), and the MindSpore port whose
+hyper-parameters the preset `full` takes. Commands, from the repository root:
+
+    python -m OSVOS.train    --data_path=DAVIS --output_path=run       # the parent network
+    python -m OSVOS.online   --data_path=DAVIS --checkpoint=run --output_path=online
+    python -m OSVOS.evaluate --data_path=DAVIS --online_path=online --output_path=results
+    python -m OSVOS.demo     --input=VIDEO --mask=FIRST.png --checkpoint=run --output_path=demo
+    python -m OSVOS.convert  --source=vgg_16.ckpt --output=vgg/model.ckpt
+    python -m OSVOS.export   --checkpoint=run --output_path=exported
+"""

@@ -1,0 +1,109 @@
+"""Settings of OSVOS: one flat table a preset, one commented line a value.
+
+Sources: TFv = OSVOS-TensorFlow, PTv = OSVOS-PyTorch, MSv = the MindSpore port of the seed. `full`
+trains with the seed's hyper-parameters, `paper` with the official SGD recipe, `performance` is a
+short timed `full`, `smoke` a narrow network on small pictures that a laptop trains from scratch in
+a minute. Any value is set with `--set name=value`.
+"""
+
+from __future__ import annotations
+
+from easydict import EasyDict
+
+PRESETS = ('full', 'paper', 'performance', 'smoke')
+PIXELS = 480 * 854  # px of a DAVIS 480p frame: the summed official loss over this is the mean one
+
+
+def get_config(preset: str = 'full') -> EasyDict:
+    """The settings of one preset, flat names and plain values.
+
+    Raises:
+      ValueError: no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f'no preset {preset!r}; there are {", ".join(PRESETS)}')
+    cfg = EasyDict(_full())
+    changes = {'paper': _paper, 'performance': _performance, 'smoke': _smoke}
+    cfg.update(changes.get(preset, dict)())
+    cfg.preset = preset
+    return cfg
+
+
+def _full():
+    return dict(
+        name='OSVOS',                # the model's folder, first word of CaseName
+        # data
+        dataset='davis',             # tree that sample_data.py draws where no --data_path is given
+        year='2016',                 # DAVIS convention: '2016' one object, '2017' several
+        height=480,                  # px, training input; other frames are resized to it
+        width=854,                   # px, training input
+        flip=0.5,                    # probability of mirroring (PTv train_parent.py)
+        rotation=30.0,               # degrees, drawn from [-rotation, rotation] (PTv)
+        scale=0.25,                  # zoom drawn from [1 - scale, 1 + scale] (PTv)
+        workers=2,                   # reader threads
+        # network
+        channels=1.0,                # factor on VGG's 64..512 channels
+        crop='center',               # 'center' as published weights have it; 'aligned'
+        upsampling='bilinear',       # 'bilinear' fixed and fused; 'dense' for trained -up kernels
+        init_std=0.001,              # new layers' weights, N(0, 0.001) (TFv osvos.py, PTv)
+        # parent training
+        batch_size=12,               # images a card a step (MSv tp_batch_size)
+        accumulate=1,                # passes that a batch is taken in, gradients averaged
+        train_epochs=240,            # passes over the train frames (MSv tp_epoch_size)
+        train_steps=0,               # updates; 0: from train_epochs
+        optimizer='adam',            # MSv train.py; betas 0.9, 0.999
+        adam_epsilon=1e-7,           # MSv 1e-8, which is 0 in float16
+        learning_rate=5e-5,          # MSv tp_lr
+        schedule='warmup',           # 1/5 up, 2/5 flat, 2/5 lr/(16(i+1)) by epoch (MSv)
+        lr_boundaries=[],            # updates, for schedule 'steps'
+        lr_values=[],                # factors of learning_rate, for schedule 'steps'
+        momentum=0.9,                # for optimizer 'sgd' (TFv, PTv)
+        weight_decay=1e-5,           # L2 on weights, not on biases (MSv train.py)
+        side_schedule='constant',    # 'constant', 'steps' (TFv stages), 'linear' to 0 (PTv), 'none'
+        side_weight=0.5,             # factor of the four side losses (MSv)
+        side_boundaries=[],          # updates, for side_schedule 'steps'
+        side_values=[],              # for side_schedule 'steps'
+        loss_pixels=0,               # the summed loss over this; 0: pixels of the batch (MSv mean)
+        # online training
+        online_steps=2000,           # updates on the first frame (PTv: 10,000 passes by 5)
+        online_learning_rate=1e-5,   # median of MSv's per-sequence table, one for all sequences
+        online_accumulate=1,         # passes an update
+        threshold=0.5,               # probability; authors: 'around 0.8' (PTv issue 26)
+        # run
+        seed=1,                      # MSv train.py
+        log_steps=20,                # updates a progress line
+        checkpoint_steps=1000,       # updates a checkpoint
+        keep_checkpoints=5,          # newest kept
+        iterations_per_loop=1,       # updates a call on the NPU
+        precision_mode='allow_mix_precision',  # NPU; on CPU always float32
+        loss_scale='dynamic',        # 'dynamic' (2^32, ascend.md g), 'none' or a number
+        black_list=['ReduceSumD'],   # operators kept in float32: fp16 sums overflow and are slow
+    )
+
+
+def _paper():
+    stages = [10000, 15000, 25000, 30000, 40000]  # updates (TFv osvos_parent_demo.py)
+    return dict(
+        batch_size=10, accumulate=10,            # ten passes of one image an update (TFv, PTv)
+        optimizer='sgd',
+        learning_rate=1e-8 * PIXELS,             # 1e-8 on the summed loss (TFv, PTv)
+        weight_decay=2e-4 / PIXELS,              # 2e-4 on the summed loss (TFv, PTv)
+        loss_pixels=PIXELS,                      # constant: the update equals the summed loss's
+        train_steps=50000,                       # updates (TFv)
+        schedule='steps', lr_boundaries=stages, lr_values=[1, 0.1, 1, 0.1, 1, 0.1],
+        side_schedule='steps', side_boundaries=[15000, 30000], side_values=[1.0, 0.5, 0.0],
+        online_learning_rate=1e-8 * PIXELS, online_accumulate=5,  # PTv train_online.py
+    )
+
+
+def _performance():
+    return dict(train_steps=200, log_steps=20, online_steps=500)  # online: TFv's quick 500
+
+
+def _smoke():
+    return dict(
+        height=120, width=214, channels=0.25, init_std=0.05,  # from scratch: no ImageNet weights
+        batch_size=4, train_steps=150, learning_rate=1e-3, schedule='constant',
+        online_steps=100, online_learning_rate=1e-3,
+        log_steps=10, checkpoint_steps=50, keep_checkpoints=2,
+    )

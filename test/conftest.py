@@ -1,0 +1,30 @@
+"""Fixtures of the whole suite: the drawn data, the real data where it is there, a quiet
+TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # TF 2.15: same float order as the reference
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / 'shared' / 'data'
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+    """Folder of the small real data beside the checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f'real data not here: {SHARED}')
+    return SHARED
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    """Trees drawn by sample_data.py: {'davis': path, ...}."""
+    import sample_data
+    return sample_data.draw(str(tmp_path_factory.mktemp('drawn') / 'data'))

