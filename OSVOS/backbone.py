@@ -51,8 +51,12 @@ def conv(x: tf.Tensor, channels: int, size: int, name: str, cfg, init) -> tf.Ten
     if init is None:
         init = np.sqrt(2.0 / (size * size * inputs)) / (PIXEL_STD if inputs == 3 else 1.0)
     with tf.variable_scope(name):
-        weights = tf.get_variable('weights', [size, size, inputs, channels], tf.float32,
-                                  tf.truncated_normal_initializer(stddev=init))
+        weights = tf.get_variable(
+            'weights',
+            [size, size, inputs, channels],
+            tf.float32,
+            tf.truncated_normal_initializer(stddev=init),
+        )
         biases = tf.get_variable('biases', [channels], tf.float32, tf.zeros_initializer())
     fast = size == 3 and slow_gradients(cfg)
     y = _conv_fast(x, tf.identity(weights)) if fast else tf.nn.conv2d(x, weights, 1, 'SAME')
@@ -64,6 +68,7 @@ def slow_gradients(cfg) -> bool:
     if cfg.get('device', 'cpu') != 'cpu' or not tf.__version__.startswith('1.'):
         return False
     from tensorflow.python import pywrap_tensorflow  # the only place that tells an MKL build
+
     return not pywrap_tensorflow.IsMklEnabled()
 
 
@@ -76,9 +81,11 @@ def _conv_fast(x, weights):
     taken on strips of rows stacked as a batch, which keeps Eigen's patches in cache. Equal to the
     built-in ones to rounding.
     """
+
     def gradients(dy):
         turned = tf.transpose(weights[::-1, ::-1], [0, 1, 3, 2])
         return tf.nn.conv2d(dy, turned, 1, 'SAME'), _filter_gradient(x, dy, weights)
+
     return tf.nn.conv2d(x, weights, 1, 'SAME'), gradients
 
 

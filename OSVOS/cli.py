@@ -21,14 +21,19 @@ from easydict import EasyDict
 
 from . import npu
 
-PRECISION_MODES = ('allow_mix_precision', 'allow_fp32_to_fp16', 'force_fp16',
-                   'must_keep_origin_dtype')  # what every TF Adapter accepts (ascend ModelZoo)
+PRECISION_MODES = (
+    'allow_mix_precision',
+    'allow_fp32_to_fp16',
+    'force_fp16',
+    'must_keep_origin_dtype',
+)  # what every TF Adapter accepts (ascend ModelZoo)
 MODEL = Path(__file__).resolve().parent
 ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError)
 
 
 def program(main):
     """Turns an error of `main(argv)` into one message on stderr and exit status 1."""
+
     @functools.wraps(main)
     def run(argv=None):
         tf.logging.set_verbosity(tf.logging.ERROR)
@@ -38,6 +43,7 @@ def program(main):
             print(f'{MODEL.name}: error: {_text(error)}', file=sys.stderr, flush=True)
             return 1
         return 0
+
     return run
 
 
@@ -55,43 +61,71 @@ def boolean(text: str) -> bool:
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose help is the module docstring, with the flags that all programs have."""
-    result = argparse.ArgumentParser(description=doc,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument('--preset', help='settings of config.py; default: those of the checkpoint, '
-                                         'else full (training on CPU: smoke)')
+    result = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument(
+        '--preset',
+        help='settings of config.py; default: those of the checkpoint, '
+        'else full (training on CPU: smoke)',
+    )
     result.add_argument('--device', choices=('auto', 'npu', 'cpu'), default='auto')
     result.add_argument('--seed', type=int, help='of every random draw')
-    result.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
-                        help='a setting of config.py')
+    result.add_argument(
+        '--set', action='append', default=[], metavar='NAME=VALUE', help='a setting of config.py'
+    )
     return result
 
 
 def add_training_flags(flags: argparse.ArgumentParser) -> None:
     """The model zoo's training flags (ascend ModelZoo, test/train_full_1p.sh)."""
     add, switch = flags.add_argument, dict(type=boolean, default=False, metavar='{True,False}')
-    add('--data_path', help='data tree; tried as given, then from --script_dir; '
-                            'default on CPU: drawn data')
+    add(
+        '--data_path',
+        help='data tree; tried as given, then from --script_dir; default on CPU: drawn data',
+    )
     add('--output_path', default='output', help='checkpoints, resumed from when there are any')
-    add('--steps', '--train_steps', type=int, dest='steps',
-        help='updates in all, those already done included')
-    add('--epochs', '--train_epochs', type=int, dest='epochs',
-        help='passes over the data, instead of --steps')
+    add(
+        '--steps',
+        '--train_steps',
+        type=int,
+        dest='steps',
+        help='updates in all, those already done included',
+    )
+    add(
+        '--epochs',
+        '--train_epochs',
+        type=int,
+        dest='epochs',
+        help='passes over the data, instead of --steps',
+    )
     add('--batch_size', type=int, help='examples a card a step')
     add('--learning_rate', type=float)
     add('--precision_mode', choices=PRECISION_MODES, help='NPU only')
     add('--loss_scale', help="NPU only: 'dynamic', 'none' or a number")
-    add('--init_from', '--ckpt_path', dest='init_from',
-        help='checkpoint (folder or prefix) to start from')
+    add(
+        '--init_from',
+        '--ckpt_path',
+        dest='init_from',
+        help='checkpoint (folder or prefix) to start from',
+    )
     add('--over_dump', help='NPU: dump overflows', **switch)
     add('--data_dump_flag', help='NPU: dump operators', **switch)
     add('--data_dump_step', default='10', help='NPU: steps dumped, such as 0|5|10-20')
     add('--profiling', help='NPU: write a profile', **switch)
     add('--autotune', help='NPU: tune operators', **switch)
     add('--check_data', action='store_true', help='count what --data_path holds and stop')
-    add('--dry_run', action='store_true',
-        help='build the graph, read one batch, print sizes and stop')
-    add('--case', choices=('acc', 'perf'), default='acc',
-        help='perf: preset performance, no accuracy at the end')
+    add(
+        '--dry_run',
+        action='store_true',
+        help='build the graph, read one batch, print sizes and stop',
+    )
+    add(
+        '--case',
+        choices=('acc', 'perf'),
+        default='acc',
+        help='perf: preset performance, no accuracy at the end',
+    )
     add('--result_path', help="folder of the model zoo's result files; without it there are none")
     add('--script_dir', help='second folder from which a relative --data_path is tried')
 
@@ -139,8 +173,10 @@ def _assign(cfg, text):
     key, equals, value = text.partition('=')
     if not equals or key not in cfg:
         near = difflib.get_close_matches(key, cfg, 5, 0.4)
-        raise ValueError(f'--set {text}: expected NAME=VALUE with a setting of config.py; '
-                         f'nearest: {", ".join(near) or "none"}')
+        raise ValueError(
+            f'--set {text}: expected NAME=VALUE with a setting of config.py; '
+            f'nearest: {", ".join(near) or "none"}'
+        )
     old = cfg[key]
     if not isinstance(old, str):
         try:
@@ -171,8 +207,9 @@ def data_root(args, cfg) -> str:
     for path in tried:
         if os.path.isdir(path):
             return path
-    raise FileNotFoundError(f'--data_path={args.data_path}: no such folder. '
-                            f'Tried {" and ".join(tried)}')
+    raise FileNotFoundError(
+        f'--data_path={args.data_path}: no such folder. Tried {" and ".join(tried)}'
+    )
 
 
 def drawn_data(cfg) -> str:
@@ -183,8 +220,10 @@ def drawn_data(cfg) -> str:
     """
     script = MODEL.parent / 'test' / 'sample_data.py'
     if cfg.device == 'npu' or not script.is_file():
-        raise FileNotFoundError('--data_path is needed: the folder of the data set. Only CPU runs '
-                                f'in the whole collection draw a small one themselves ({script})')
+        raise FileNotFoundError(
+            '--data_path is needed: the folder of the data set. Only CPU runs '
+            f'in the whole collection draw a small one themselves ({script})'
+        )
     output = MODEL.parent / 'test' / 'output' / 'sample_data'
     print(f'data: drawing a small set in {output} (no --data_path)', flush=True)
     subprocess.run([sys.executable, str(script), f'--output={output}'], check=True)
@@ -202,8 +241,9 @@ def writable(folder: str) -> str:
             f.write('x')
         os.remove(probe)
     except OSError as error:
-        raise OSError(f'cannot write to {folder}: {error.strerror}; choose another '
-                      '--output_path') from None
+        raise OSError(
+            f'cannot write to {folder}: {error.strerror}; choose another --output_path'
+        ) from None
     return folder
 
 
@@ -220,9 +260,11 @@ def checkpoint_prefix(path: str) -> str:
             return latest
     elif os.path.isfile(f'{absolute}.index'):
         return absolute
-    raise FileNotFoundError(f'no checkpoint at {absolute}: expected a folder with '
-                            'model.ckpt-*.index or a prefix such as run/model.ckpt-1000; '
-                            'published weights are imported by convert')
+    raise FileNotFoundError(
+        f'no checkpoint at {absolute}: expected a folder with '
+        'model.ckpt-*.index or a prefix such as run/model.ckpt-1000; '
+        'published weights are imported by convert'
+    )
 
 
 def match_variables(prefix: str, variables, partial: bool = False) -> list:
@@ -238,11 +280,15 @@ def match_variables(prefix: str, variables, partial: bool = False) -> list:
     """
     found = dict(tf.train.list_variables(prefix))
     missing = [v.op.name for v in variables if v.op.name not in found]
-    shapes = [f'{v.op.name}: expected {v.shape.as_list()}, found {found[v.op.name]}'
-              for v in variables if found.get(v.op.name, v.shape.as_list()) != v.shape.as_list()]
+    shapes = [
+        f'{v.op.name}: expected {v.shape.as_list()}, found {found[v.op.name]}'
+        for v in variables
+        if found.get(v.op.name, v.shape.as_list()) != v.shape.as_list()
+    ]
     if shapes or (missing and not partial) or len(missing) == len(variables):
         raise ValueError(
             f'checkpoint {prefix} is not of this network: {len(missing)} of {len(variables)} '
             f'variables missing (first: {missing[:3]}), {len(shapes)} of another shape '
-            f'(first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?')
+            f'(first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?'
+        )
     return [v for v in variables if v.op.name in found]

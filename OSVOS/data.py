@@ -48,6 +48,7 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
         image.set_shape(size + (3,))
         mask.set_shape(size + (1,))
         return {'image': image}, {'mask': mask}
+
     dataset = dataset.map(read, num_parallel_calls=cfg.workers)
     return dataset.batch(batch, drop_remainder=True).prefetch(2)
 
@@ -79,8 +80,15 @@ def plain(cfg):
         yield tuple(pair) + (False, 0.0, 1.0)
 
 
-def example(image_path: bytes, mask_path: bytes, number: int, flip: bool, rotation: float,
-            scale: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def example(
+    image_path: bytes,
+    mask_path: bytes,
+    number: int,
+    flip: bool,
+    rotation: float,
+    scale: float,
+    size: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
     """One training example: float32 [H, W, 3] and [H, W, 1] of `size` = (H, W)."""
     image, mask = load(image_path.decode(), mask_path.decode(), number)
     if image.shape[:2] != size:
@@ -101,8 +109,10 @@ def load(image_path: str, mask_path: str, number: int = 0) -> tuple[np.ndarray, 
     """
     image, mask = masks.read_image(image_path), masks.read_mask(mask_path)
     if image.shape[:2] != mask.shape:
-        raise ValueError(f'{mask_path} is {mask.shape[1]}x{mask.shape[0]}, its frame {image_path} '
-                         f'is {image.shape[1]}x{image.shape[0]}')
+        raise ValueError(
+            f'{mask_path} is {mask.shape[1]}x{mask.shape[0]}, its frame {image_path} '
+            f'is {image.shape[1]}x{image.shape[0]}'
+        )
     return image, binary(mask, number, mask_path)
 
 
@@ -111,8 +121,10 @@ def binary(mask: np.ndarray, number: int = 0, path: str = 'mask') -> np.ndarray:
     background."""
     inside = (mask > 0) & (mask < 255)
     if (mask[inside] > 100).any():  # DAVIS: 10 objects; soft masks made losses NaN (TFv issue 24)
-        raise ValueError(f'{path}: grey values up to {mask[inside].max()} are no object ids; '
-                         'threshold it to 0/255')
+        raise ValueError(
+            f'{path}: grey values up to {mask[inside].max()} are no object ids; '
+            'threshold it to 0/255'
+        )
     return (mask == number if number else inside).astype(np.float32)
 
 
@@ -139,8 +151,10 @@ def augment(image: np.ndarray, mask: np.ndarray, flip: bool, rotation: float, sc
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     height, width = mask.shape
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rotation, scale)
-    return (cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_CUBIC),
-            cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST))
+    return (
+        cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_CUBIC),
+        cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST),
+    )
 
 
 def pairs(root: str, split: str, year: str) -> list[tuple]:
@@ -166,6 +180,7 @@ def frames_input_fn(frames, size: tuple[int, int]):
     Returns:
       A function for Estimator.predict: {'image': float32 [1, H, W, 3]}, one frame a batch.
     """
+
     def prepared():
         for image in frames():
             image = image if image.shape[:2] == size else resize(image, size)
@@ -174,4 +189,5 @@ def frames_input_fn(frames, size: tuple[int, int]):
     def make():
         dataset = tf.data.Dataset.from_generator(prepared, tf.float32, size + (3,))
         return dataset.map(lambda image: {'image': image}).batch(1, drop_remainder=True).prefetch(2)
+
     return make

@@ -26,8 +26,10 @@ def first_frame(args, output_path: str) -> tuple[str, tuple[int, int]]:
         raise ValueError(f'{os.path.abspath(args.input)} has no frame')
     mask = masks.read_mask(args.mask)
     if mask.shape != image.shape[:2]:
-        raise ValueError(f'{args.mask} is {mask.shape[1]}x{mask.shape[0]}, the frames are '
-                         f'{image.shape[1]}x{image.shape[0]}; the mask must have their size')
+        raise ValueError(
+            f'{args.mask} is {mask.shape[1]}x{mask.shape[0]}, the frames are '
+            f'{image.shape[1]}x{image.shape[0]}; the mask must have their size'
+        )
     path = os.path.join(output_path, 'first_frame.png')
     masks.write_image(path, image)
     return path, image.shape[:2]
@@ -40,9 +42,15 @@ def train_objects(cfg, args, image_path: str, output_path: str) -> dict:
     ids = [int(n) for n in np.unique(masks.read_mask(args.mask)) if 0 < n < 255]
     if not ids:
         raise ValueError(f'{os.path.abspath(args.mask)} marks no object: all pixels are 0 or 255')
-    return {number: online.finetune(cfg, (image_path, args.mask, number), parent,
-                                    os.path.join(output_path, 'online', str(number)))
-            for number in ids}
+    return {
+        number: online.finetune(
+            cfg,
+            (image_path, args.mask, number),
+            parent,
+            os.path.join(output_path, 'online', str(number)),
+        )
+        for number in ids
+    }
 
 
 @cli.program
@@ -75,6 +83,7 @@ def main(argv=None):
 
     def frames():
         return (image for _, image in masks.read_frames(args.input))
+
     masks.write_video(os.path.join(output_path, 'overlay.mp4'), drawn(), args.fps)
     masks.write_image(os.path.join(output_path, 'sheet.png'), masks.contact_sheet(sheet, 4, 1280))
     print(f'masks, overlay.mp4 and sheet.png are in {output_path}', flush=True)

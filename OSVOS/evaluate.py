@@ -90,13 +90,20 @@ def dice(root: str, name: str, output_path: str) -> float:
 
 def score(cfg, root: str, names: list[str], output_path: str, stability: bool = False) -> dict:
     """Scores the written masks, writes the CSV files and results.json, returns the results."""
-    results = metrics.evaluate(os.path.join(root, 'Annotations', '480p'),
-                               os.path.join(output_path, 'masks'), names, year=cfg.year,
-                               stability=stability)
+    results = metrics.evaluate(
+        os.path.join(root, 'Annotations', '480p'),
+        os.path.join(output_path, 'masks'),
+        names,
+        year=cfg.year,
+        stability=stability,
+    )
     results['dice'] = {name: dice(root, name, output_path) for name in names}
     results['config'] = {key: value for key, value in cfg.items() if key != 'pairs'}
-    results['versions'] = {'tensorflow': tf.__version__, 'numpy': np.__version__,
-                           'opencv': cv2.__version__}
+    results['versions'] = {
+        'tensorflow': tf.__version__,
+        'numpy': np.__version__,
+        'opencv': cv2.__version__,
+    }
     metrics.write_results(results, output_path)
     return results
 
@@ -112,7 +119,8 @@ def overlays(root: str, name: str, output_path: str) -> None:
         stem = os.path.splitext(os.path.basename(path))[0]
         mask = masks.read_mask(os.path.join(output_path, 'masks', name, stem + '.png'))
         return masks.overlay(masks.read_image(path), mask)
-    chosen = paths[::-(-len(paths) // 8)]
+
+    chosen = paths[:: -(-len(paths) // 8)]
     sheet = masks.contact_sheet([drawn(path) for path in chosen], 4, 1280)
     masks.write_image(os.path.join(folder, name + '.png'), sheet)
     masks.write_video(os.path.join(folder, name + '.mp4'), map(drawn, paths))
@@ -149,8 +157,9 @@ def run(args, cfg) -> dict:
 def accuracy(cfg, root: str, checkpoint: str, output_path: str) -> float:
     """J&F-Mean of the parent network on the validation sequences, 0..1."""
     flags = arguments()
-    args = flags.parse_args([f'--data_path={root}', f'--checkpoint={checkpoint}',
-                             f'--output_path={output_path}'])
+    args = flags.parse_args(
+        [f'--data_path={root}', f'--checkpoint={checkpoint}', f'--output_path={output_path}']
+    )
     return run(args, cfg)['global']['J&F-Mean']
 
 
@@ -187,8 +196,10 @@ def first_run(online_path: str) -> str:
     all."""
     folders = sorted(entry.path for entry in os.scandir(online_path) if entry.is_dir())
     if not folders:
-        raise FileNotFoundError(f'no online trainings in {os.path.abspath(online_path)}; '
-                                'python -m OSVOS.online writes them')
+        raise FileNotFoundError(
+            f'no online trainings in {os.path.abspath(online_path)}; '
+            'python -m OSVOS.online writes them'
+        )
     return folders[0]
 
 

@@ -33,12 +33,14 @@ def export(cfg, prefix: str, output_path: str) -> tuple[str, str]:
         output = tf.identity(model.network({'image': image}, cfg, False)['probability'], 'output')
         tf.train.Saver(cli.match_variables(prefix, tf.global_variables())).restore(session, prefix)
         frozen = tf.graph_util.convert_variables_to_constants(
-            session, session.graph.as_graph_def(), [output.op.name])
+            session, session.graph.as_graph_def(), [output.op.name]
+        )
         with open(frozen_path + '.tmp', 'wb') as f:
             f.write(frozen.SerializeToString())
         os.replace(frozen_path + '.tmp', frozen_path)
-        tf.saved_model.simple_save(session, folder + '.tmp', {'image': image},
-                                   {'probability': output})
+        tf.saved_model.simple_save(
+            session, folder + '.tmp', {'image': image}, {'probability': output}
+        )
     os.replace(folder + '.tmp', folder)
     return folder, frozen_path
 
@@ -55,12 +57,16 @@ def main(argv=None):
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.device = 'cpu'  # the exported graph carries no NPU scopes
     cfg.height, cfg.width = args.height or cfg.height, args.width or cfg.width
-    folder, frozen = export(cfg, cli.checkpoint_prefix(args.checkpoint),
-                            cli.writable(args.output_path))
-    print(f'{folder}\n{frozen}\non a machine with CANN:\n'
-          f'atc --framework=3 --model={frozen} --output={os.path.splitext(frozen)[0]} '
-          f'--input_shape="image:1,{cfg.height},{cfg.width},3" --input_format=NHWC '
-          '--out_nodes="output:0" --soc_version=Ascend910A', flush=True)
+    folder, frozen = export(
+        cfg, cli.checkpoint_prefix(args.checkpoint), cli.writable(args.output_path)
+    )
+    print(
+        f'{folder}\n{frozen}\non a machine with CANN:\n'
+        f'atc --framework=3 --model={frozen} --output={os.path.splitext(frozen)[0]} '
+        f'--input_shape="image:1,{cfg.height},{cfg.width},3" --input_format=NHWC '
+        '--out_nodes="output:0" --soc_version=Ascend910A',
+        flush=True,
+    )
 
 
 if __name__ == '__main__':

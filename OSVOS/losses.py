@@ -68,4 +68,3 @@ def side_weight(step: tf.Tensor, cfg) -> tf.Tensor:
         epoch = tf.floor(tf.cast(step, tf.float32) * cfg.train_epochs / cfg.train_steps)
         return cfg.side_weight * (1 - epoch / cfg.train_epochs)
     return tf.constant(cfg.side_weight, tf.float32)
-

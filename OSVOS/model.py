@@ -15,7 +15,7 @@ from . import npu
 from .backbone import conv, vgg16
 
 SIDES = (2, 3, 4, 5)  # stages with a side branch (OSVOS-TensorFlow osvos.py)
-PREP = 16             # channels of a side branch (OSVOS-TensorFlow osvos.py)
+PREP = 16  # channels of a side branch (OSVOS-TensorFlow osvos.py)
 OUTPUTS = tuple(f'side{k}' for k in SIDES) + ('fuse',)
 
 
@@ -50,12 +50,16 @@ def network(features: dict, cfg, training: bool) -> dict:
 
 def _fuse(preps, size, cfg):
     with tf.variable_scope('upscore-fuse'):
-        weights = tf.get_variable('weights', [1, 1, PREP * len(SIDES), 1], tf.float32,
-                                  tf.truncated_normal_initializer(stddev=cfg.init_std))
+        weights = tf.get_variable(
+            'weights',
+            [1, 1, PREP * len(SIDES), 1],
+            tf.float32,
+            tf.truncated_normal_initializer(stddev=cfg.init_std),
+        )
         biases = tf.get_variable('biases', [1], tf.float32, tf.zeros_initializer())
     total = biases
     for i, (k, prep) in enumerate(zip(SIDES, preps)):
-        part = weights[:, :, PREP * i:PREP * (i + 1)]
+        part = weights[:, :, PREP * i : PREP * (i + 1)]
         if cfg.upsampling == 'dense':
             up = upsample(prep, k, size, f'score-multi{k}-up', cfg)
             total = total + tf.nn.conv2d(up, part, 1, 'VALID')
@@ -81,10 +85,12 @@ def upsample(x: tf.Tensor, stage: int, size: list[int], name: str, cfg) -> tf.Te
     with npu.keep_float32(cfg):
         if cfg.upsampling == 'dense':
             return _upsample_dense(x, stride, size, name, cfg)
-        rows, columns = (bilinear_matrix(n, full, stride, cfg.crop)
-                         for n, full in zip(x.shape.as_list()[1:3], size))
+        rows, columns = (
+            bilinear_matrix(n, full, stride, cfg.crop)
+            for n, full in zip(x.shape.as_list()[1:3], size)
+        )
         y = tf.tensordot(x[..., 0], tf.constant(columns.T), 1)  # [B, h, W]
-        y = tf.tensordot(tf.constant(rows), y, [[1], [1]])      # [H, B, W]
+        y = tf.tensordot(tf.constant(rows), y, [[1], [1]])  # [H, B, W]
         return tf.transpose(y, [1, 0, 2])[..., None]
 
 
@@ -93,12 +99,13 @@ def _upsample_dense(x, stride, size, name, cfg):
     start = np.outer(bilinear_weights(stride), bilinear_weights(stride))[:, :, None, None]
     start = (start * np.eye(channels)).astype(np.float32)
     with tf.variable_scope(name):
-        kernel = tf.get_variable('weights', start.shape, tf.float32,
-                                 tf.constant_initializer(start), trainable=False)
+        kernel = tf.get_variable(
+            'weights', start.shape, tf.float32, tf.constant_initializer(start), trainable=False
+        )
     full = [(n + 1) * stride for n in (h, w)]
     y = tf.nn.conv2d_transpose(x, kernel, [batch] + full + [channels], stride, 'VALID')
     top, left = (crop_start(n, full, stride, cfg.crop) for n, full in zip((h, w), size))
-    return y[:, top:top + size[0], left:left + size[1]]
+    return y[:, top : top + size[0], left : left + size[1]]
 
 
 def bilinear_weights(stride: int) -> np.ndarray:

@@ -30,9 +30,11 @@ def choose_device(device: str) -> str:
     """
     found = device != 'cpu' and importlib.util.find_spec('npu_bridge') is not None
     if device == 'npu' and not found:
-        raise RuntimeError('--device npu: the Python package npu_bridge is not installed. It comes '
-                           'with CANN (TF Adapter): source env.sh on the Ascend server, or use '
-                           '--device cpu')
+        raise RuntimeError(
+            '--device npu: the Python package npu_bridge is not installed. It comes '
+            'with CANN (TF Adapter): source env.sh on the Ascend server, or use '
+            '--device cpu'
+        )
     if device == 'auto' and not found:
         print('device: cpu (npu_bridge is not installed)', flush=True)
     return 'npu' if found else 'cpu'
@@ -48,6 +50,7 @@ def keep_float32(cfg):
     """Operators made inside stay float32 under mixed precision."""
     if cfg.get('device', 'cpu') == 'npu':
         from npu_bridge.estimator.npu import npu_scope
+
         with npu_scope.keep_dtype_scope():
             yield
     else:
@@ -60,31 +63,49 @@ def estimator(model_fn, cfg, model_dir: str):
     if cfg.device != 'npu':
         return tf.estimator.Estimator(model_fn, model_dir, _cpu_run_config(cfg), dict(cfg))
     from npu_bridge.npu_init import NPUEstimator
+
     check_cards()
     _check_loop(cfg)
-    return NPUEstimator(model_fn=model_fn, model_dir=model_dir, params=dict(cfg),
-                        config=_npu_run_config(cfg, model_dir))
+    return NPUEstimator(
+        model_fn=model_fn,
+        model_dir=model_dir,
+        params=dict(cfg),
+        config=_npu_run_config(cfg, model_dir),
+    )
 
 
 def _cpu_run_config(cfg):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     session = tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
     return tf.estimator.RunConfig(
-        tf_random_seed=cfg.seed, save_checkpoints_steps=cfg.checkpoint_steps,
-        save_summary_steps=cfg.log_steps, keep_checkpoint_max=cfg.keep_checkpoints,
-        log_step_count_steps=None, session_config=session)
+        tf_random_seed=cfg.seed,
+        save_checkpoints_steps=cfg.checkpoint_steps,
+        save_summary_steps=cfg.log_steps,
+        keep_checkpoint_max=cfg.keep_checkpoints,
+        log_step_count_steps=None,
+        session_config=session,
+    )
 
 
 def _npu_run_config(cfg, model_dir):
     from npu_bridge.npu_init import NPURunConfig
+
     settings = dict(
-        model_dir=model_dir, tf_random_seed=cfg.seed, session_config=_session_config(),
-        save_checkpoints_steps=cfg.checkpoint_steps, keep_checkpoint_max=cfg.keep_checkpoints,
-        save_summary_steps=0, log_step_count_steps=cfg.log_steps,
-        iterations_per_loop=cfg.iterations_per_loop, enable_data_pre_proc=True,
-        hcom_parallel=True, enable_small_channel=1,
-        precision_mode=cfg.precision_mode, op_compiler_cache_mode='enable',
-        op_compiler_cache_dir=_folder(model_dir, 'kernel_cache'))
+        model_dir=model_dir,
+        tf_random_seed=cfg.seed,
+        session_config=_session_config(),
+        save_checkpoints_steps=cfg.checkpoint_steps,
+        keep_checkpoint_max=cfg.keep_checkpoints,
+        save_summary_steps=0,
+        log_step_count_steps=cfg.log_steps,
+        iterations_per_loop=cfg.iterations_per_loop,
+        enable_data_pre_proc=True,
+        hcom_parallel=True,
+        enable_small_channel=1,
+        precision_mode=cfg.precision_mode,
+        op_compiler_cache_mode='enable',
+        op_compiler_cache_dir=_folder(model_dir, 'kernel_cache'),
+    )
     if cfg.precision_mode.startswith('allow_mix_precision'):
         settings['modify_mixlist'] = _mixlist(cfg, model_dir)
     settings.update(_debug_settings(cfg, os.path.dirname(model_dir)))
@@ -93,6 +114,7 @@ def _npu_run_config(cfg, model_dir):
 
 def _session_config():
     from npu_bridge.npu_init import RewriterConfig
+
     session = tf.ConfigProto(allow_soft_placement=True)
     session.graph_options.rewrite_options.remapping = RewriterConfig.OFF
     session.graph_options.rewrite_options.memory_optimization = RewriterConfig.OFF
@@ -102,19 +124,33 @@ def _session_config():
 def _debug_settings(cfg, folder):
     """Run-config values of --over_dump, --data_dump_flag, --profiling and --autotune."""
     from npu_bridge.npu_init import DumpConfig, ProfilingConfig
+
     settings = {}
     if cfg.get('over_dump'):
-        settings['dump_config'] = DumpConfig(enable_dump_debug=True, dump_debug_mode='all',
-                                             dump_path=_folder(folder, 'overflow_dump'))
+        settings['dump_config'] = DumpConfig(
+            enable_dump_debug=True,
+            dump_debug_mode='all',
+            dump_path=_folder(folder, 'overflow_dump'),
+        )
     elif cfg.get('data_dump_flag'):
         settings['dump_config'] = DumpConfig(
-            enable_dump=True, dump_step=str(cfg.data_dump_step), dump_mode='all',
-            dump_path=_folder(folder, 'data_dump'))
+            enable_dump=True,
+            dump_step=str(cfg.data_dump_step),
+            dump_mode='all',
+            dump_path=_folder(folder, 'data_dump'),
+        )
     if cfg.get('profiling'):
-        options = {'output': _folder(folder, 'profiling'), 'training_trace': 'on',
-                   'task_trace': 'on', 'aicpu': 'on', 'fp_point': '', 'bp_point': ''}
+        options = {
+            'output': _folder(folder, 'profiling'),
+            'training_trace': 'on',
+            'task_trace': 'on',
+            'aicpu': 'on',
+            'fp_point': '',
+            'bp_point': '',
+        }
         settings['profiling_config'] = ProfilingConfig(
-            enable_profiling=True, profiling_options=json.dumps(options))
+            enable_profiling=True, profiling_options=json.dumps(options)
+        )
     if cfg.get('autotune'):
         settings.update(aoe_mode='2', work_path=_folder(folder, 'autotune'))  # 2: operator tuning
     return settings
@@ -143,8 +179,9 @@ def check_cards() -> None:
     if cards == 1:
         return
     if not table or not os.path.isfile(table):
-        raise ValueError(f'RANK_SIZE={cards} needs RANK_TABLE_FILE, tried {table!r}; '
-                         'the README shows its form')
+        raise ValueError(
+            f'RANK_SIZE={cards} needs RANK_TABLE_FILE, tried {table!r}; the README shows its form'
+        )
     with open(table) as f:
         servers = json.load(f)['server_list']
     ids = sorted(int(device['rank_id']) for server in servers for device in server['device'])
@@ -155,8 +192,10 @@ def check_cards() -> None:
 def _check_loop(cfg):
     for key in ('checkpoint_steps', 'log_steps', 'train_steps'):
         if cfg[key] % cfg.iterations_per_loop:
-            raise ValueError(f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
-                             f'{cfg.iterations_per_loop} on the NPU')
+            raise ValueError(
+                f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
+                f'{cfg.iterations_per_loop} on the NPU'
+            )
 
 
 def wrap_optimizer(optimizer, cfg):
@@ -169,14 +208,18 @@ def wrap_optimizer(optimizer, cfg):
     if cfg.get('device', 'cpu') != 'npu':
         return optimizer
     from npu_bridge import npu_init as npu
+
     cards = rank()[1]
     optimizer = npu.npu_tf_optimizer(optimizer) if cards > 1 else optimizer
     if cfg.loss_scale == 'none':
         return optimizer
     if cfg.loss_scale == 'dynamic':  # the zoo's usual values (ascend ports, 100 of 125 uses)
         manager = npu.ExponentialUpdateLossScaleManager(
-            init_loss_scale=2**32, incr_every_n_steps=1000, decr_every_n_nan_or_inf=2,
-            decr_ratio=0.5)
+            init_loss_scale=2**32,
+            incr_every_n_steps=1000,
+            decr_every_n_nan_or_inf=2,
+            decr_ratio=0.5,
+        )
     else:
         manager = npu.FixedLossScaleManager(loss_scale=float(cfg.loss_scale))
     tf.identity(manager.get_loss_scale(), name='loss_scale')
@@ -220,7 +263,8 @@ class ProgressHook(tf.train.SessionRunHook):
         if self.attempts > STALLED:
             raise RuntimeError(
                 f'{STALLED} steps in a row overflowed at step {step}, loss scale '
-                f'{values.get("scale")}: lower --learning_rate or --loss_scale')
+                f'{values.get("scale")}: lower --learning_rate or --loss_scale'
+            )
         if self.step is None:
             self.step, self.time = step, now
         if step - self.step >= self.every or step >= self.steps > self.step:
@@ -234,8 +278,11 @@ class ProgressHook(tf.train.SessionRunHook):
             self.fps = self.images * (step - self.start[0]) / (now - self.start[1])
         eta = time.strftime('%H:%M:%S', time.gmtime(seconds * (self.steps - step)))
         more = f' loss_scale {float(scale):g}' if scale is not None else ''
-        print(f'step {step}/{self.steps} loss {self.last_loss:.6g} {seconds:.4f} s/step '
-              f'{self.images / seconds:.2f} img/s eta {eta}{more}', flush=True)
+        print(
+            f'step {step}/{self.steps} loss {self.last_loss:.6g} {seconds:.4f} s/step '
+            f'{self.images / seconds:.2f} img/s eta {eta}{more}',
+            flush=True,
+        )
         if self.loss_path:
             with open(self.loss_path, 'a') as f:
                 f.write(f'{self.last_loss:.6g}\n')
@@ -253,13 +300,20 @@ def write_result(cfg, folder: str, hook: ProgressHook, accuracy: float | None = 
       RuntimeError: no throughput was measured (fewer than two progress intervals).
     """
     if hook.fps is None:
-        raise RuntimeError('no throughput figure: fewer than two progress intervals were run; give '
-                           'more --steps than the output folder has already')
+        raise RuntimeError(
+            'no throughput figure: fewer than two progress intervals were run; give '
+            'more --steps than the output folder has already'
+        )
     seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
-    rows = [('Network', cfg.name), ('RankSize', rank()[1]), ('BatchSize', cfg.batch_size),
-            ('DeviceType', platform.machine()), ('CaseName', case_name(cfg)),
-            ('ActualFPS', f'{hook.fps:.2f}'),
-            ('TrainingTime', f'{hook.images * 1000 / hook.fps:.2f}')]
+    rows = [
+        ('Network', cfg.name),
+        ('RankSize', rank()[1]),
+        ('BatchSize', cfg.batch_size),
+        ('DeviceType', platform.machine()),
+        ('CaseName', case_name(cfg)),
+        ('ActualFPS', f'{hook.fps:.2f}'),
+        ('TrainingTime', f'{hook.images * 1000 / hook.fps:.2f}'),
+    ]
     rows += [] if accuracy is None else [('TrainAccuracy', f'{accuracy:.4f}')]
     rows += [('ActualLoss', f'{hook.last_loss:.6g}'), ('E2ETrainingTime', seconds)]
     text = ''.join(f'{key} = {value}\n' for key, value in rows)
@@ -293,5 +347,3 @@ def _folder(*parts):
 def loss_path(cfg, folder: str) -> str:
     """`folder`/train_<CaseName>_loss.txt, the zoo's file of one loss a line."""
     return os.path.join(_folder(folder), f'train_{case_name(cfg)}_loss.txt')
-
-

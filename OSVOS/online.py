@@ -38,12 +38,24 @@ def settings(cfg, pair: tuple, parent: str) -> EasyDict:
     height, width = masks.read_image(pair[0]).shape[:2]
     height, width = data.network_size(height, width, cfg)
     steps = cfg.online_steps
-    return EasyDict(cfg, pairs=[pair], height=height, width=width, init_from=parent, start_step=0,
-                    train_steps=steps, train_epochs=steps, batch_size=cfg.online_accumulate,
-                    accumulate=cfg.online_accumulate, learning_rate=cfg.online_learning_rate,
-                    schedule='warmup' if cfg.schedule == 'warmup' else 'constant',
-                    side_schedule='none', checkpoint_steps=max(1, steps // 4), keep_checkpoints=1,
-                    log_steps=max(1, steps // 5))
+    return EasyDict(
+        cfg,
+        pairs=[pair],
+        height=height,
+        width=width,
+        init_from=parent,
+        start_step=0,
+        train_steps=steps,
+        train_epochs=steps,
+        batch_size=cfg.online_accumulate,
+        accumulate=cfg.online_accumulate,
+        learning_rate=cfg.online_learning_rate,
+        schedule='warmup' if cfg.schedule == 'warmup' else 'constant',
+        side_schedule='none',
+        checkpoint_steps=max(1, steps // 4),
+        keep_checkpoints=1,
+        log_steps=max(1, steps // 5),
+    )
 
 
 def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
@@ -59,8 +71,9 @@ def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
     run = settings(cfg, pair, parent)
     train.start(run, cli.writable(output_path))
     estimator = npu.estimator(train.model_fn, run, output_path)
-    estimator.train(lambda: data.input_fn(run, True), max_steps=run.train_steps,
-                    hooks=[npu.ProgressHook(run)])
+    estimator.train(
+        lambda: data.input_fn(run, True), max_steps=run.train_steps, hooks=[npu.ProgressHook(run)]
+    )
     return tf.train.latest_checkpoint(output_path)
 
 
@@ -106,8 +119,9 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
     path = os.pathsep.join([str(cli.MODEL.parent), os.environ.get('PYTHONPATH', '')])
 
     def work(device):
-        environment = dict(os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1',
-                           PYTHONPATH=path)
+        environment = dict(
+            os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1', PYTHONPATH=path
+        )
         with contextlib.suppress(queue.Empty):
             while True:
                 i = waiting.get_nowait()
@@ -115,6 +129,7 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
                 print(f'device {device}: training, log in {log_path}', flush=True)
                 with open(log_path, 'a') as log:
                     results[i] = subprocess.call(command, stdout=log, stderr=log, env=environment)
+
     threads = [threading.Thread(target=work, args=(device,)) for device in devices]
     for thread in threads:
         thread.start()
@@ -123,8 +138,9 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
     return results
 
 
-def train_all(argv: list[str], root: str, todo: list[tuple], output_path: str,
-              devices: list[str]) -> None:
+def train_all(
+    argv: list[str], root: str, todo: list[tuple], output_path: str, devices: list[str]
+) -> None:
     """Trains [(sequence, object id)], each in a process of its own.
 
     Raises:
@@ -132,13 +148,16 @@ def train_all(argv: list[str], root: str, todo: list[tuple], output_path: str,
     """
     logs = [folder(cli.writable(output_path), *unit) + '.log' for unit in todo]
     program = [sys.executable, '-m', f'{cli.MODEL.name}.online'] + argv
-    commands = [program + [f'--data_path={root}', f'--sequences={name}', f'--object={number}']
-                for name, number in todo]
+    commands = [
+        program + [f'--data_path={root}', f'--sequences={name}', f'--object={number}']
+        for name, number in todo
+    ]
     results = run_queue(list(zip(commands, logs)), devices)
     failed = [log for log, status in zip(logs, results) if status]
     if failed:
-        raise RuntimeError(f'{len(failed)} of {len(todo)} online trainings failed, see '
-                           + ', '.join(failed))
+        raise RuntimeError(
+            f'{len(failed)} of {len(todo)} online trainings failed, see ' + ', '.join(failed)
+        )
     print(f'{len(todo)} online trainings are in {output_path}', flush=True)
 
 

@@ -80,12 +80,18 @@ def averaged_gradients(optimizer, features: dict, labels: dict, cfg):
     """
     size, rest = divmod(cfg.batch_size, cfg.accumulate)
     if rest:
-        raise ValueError(f'batch_size={cfg.batch_size} is no multiple of '
-                         f'accumulate={cfg.accumulate}')
+        raise ValueError(
+            f'batch_size={cfg.batch_size} is no multiple of accumulate={cfg.accumulate}'
+        )
 
     def one_pass(i):
-        part = [{key: tf.reshape(x, [cfg.accumulate, size] + x.shape.as_list()[1:])[i]
-                 for key, x in tensors.items()} for tensors in (features, labels)]
+        part = [
+            {
+                key: tf.reshape(x, [cfg.accumulate, size] + x.shape.as_list()[1:])[i]
+                for key, x in tensors.items()
+            }
+            for tensors in (features, labels)
+        ]
         scalars = losses(model.network(part[0], cfg, training=True), part[1], cfg)
         loss = scalars['total'] / cfg.accumulate
         if cfg.accumulate == 1:
@@ -98,15 +104,19 @@ def averaged_gradients(optimizer, features: dict, labels: dict, cfg):
     loss, gradients, variables = one_pass(0)  # also makes the variables, outside the loop
     if cfg.accumulate > 1:
         if npu.rank()[1] > 1:
-            raise ValueError('accumulate > 1 runs on one card; on several give --set accumulate=1 '
-                             'and a smaller --batch_size')
+            raise ValueError(
+                'accumulate > 1 runs on one card; on several give --set accumulate=1 '
+                'and a smaller --batch_size'
+            )
 
         def add(i, total, sums):
             loss, gradients, _ = one_pass(i)
             return i + 1, total + loss, [s + g for s, g in zip(sums, gradients)]
+
         start = (tf.constant(1), loss, gradients)
-        _, loss, gradients = tf.while_loop(lambda i, *_: i < cfg.accumulate, add, start,
-                                           back_prop=False, parallel_iterations=1)
+        _, loss, gradients = tf.while_loop(
+            lambda i, *_: i < cfg.accumulate, add, start, back_prop=False, parallel_iterations=1
+        )
     return loss, list(zip(gradients, variables))
 
 
@@ -175,8 +185,10 @@ def main(argv=None):
         accuracy = None
         if args.case == 'acc':
             from . import evaluate  # evaluate takes model_fn from here
-            accuracy = evaluate.accuracy(cfg, cfg.data_path, output_path,
-                                         os.path.join(args.result_path, 'results'))
+
+            accuracy = evaluate.accuracy(
+                cfg, cfg.data_path, output_path, os.path.join(args.result_path, 'results')
+            )
         npu.write_result(cfg, args.result_path, hook, accuracy)
 
 
@@ -191,8 +203,10 @@ def dry_run(cfg) -> None:
     print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
     slots = 3 if cfg.optimizer == 'adam' else 2
     disk = count * 4 * slots * cfg.keep_checkpoints / 1e6
-    print(f'{count} parameters, {disk:.0f} MB of checkpoints, {len(cfg.pairs)} examples, '
-          f'{cfg.train_steps} steps, device {cfg.device}')
+    print(
+        f'{count} parameters, {disk:.0f} MB of checkpoints, {len(cfg.pairs)} examples, '
+        f'{cfg.train_steps} steps, device {cfg.device}'
+    )
 
 
 if __name__ == '__main__':

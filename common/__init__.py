@@ -1,1 +1,2 @@
-"""What several models share: readers of the data sets, indexed masks, the DAVIS metrics. Nothing else."""
+"""What several models share: readers of the data sets, indexed masks, the DAVIS metrics. Nothing
+else."""

@@ -1,4 +1,5 @@
-"""Reader of DAVIS 2016 and 2017 trees (Perazzi et al. 2016, Pont-Tuset et al. 2017; davischallenge.org).
+"""Reader of DAVIS 2016 and 2017 trees (Perazzi et al. 2016, Pont-Tuset et al. 2017;
+davischallenge.org).
 
     DAVIS/ImageSets/{2016,2017}/{train,val}.txt   names of sequences
     DAVIS/ImageSets/480p/{train,val}.txt          lines "/JPEGImages/... /Annotations/..." (2016)
@@ -15,7 +16,10 @@ import numpy as np
 from . import masks as pictures
 
 PAGE = 'https://davischallenge.org (DAVIS 2016 / 2017, 480p)'
-TREE = 'JPEGImages/480p/<sequence>/*.jpg, Annotations/480p/<sequence>/*.png, ImageSets/<year>/<split>.txt'
+TREE = (
+    'JPEGImages/480p/<sequence>/*.jpg, Annotations/480p/<sequence>/*.png, '
+    'ImageSets/<year>/<split>.txt'
+)
 
 
 def resolve(root: str) -> str:
@@ -25,27 +29,37 @@ def resolve(root: str) -> str:
       FileNotFoundError: naming what was tried, the tree expected and where the data are.
     """
     root = os.path.abspath(root)
-    tried = [root] + [os.path.join(root, name) for name in
-                      ('DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017')]
+    tried = [root] + [
+        os.path.join(root, name)
+        for name in ('DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017')
+    ]
     for path in tried:
         if os.path.isdir(os.path.join(path, 'JPEGImages', '480p')):
             return path
-    raise FileNotFoundError(f'no DAVIS data at {root}: no JPEGImages/480p there (nor in DAVIS/, DAVIS2016/, '
-                            f'DAVIS2017/ inside it). Expected {TREE}; download: {PAGE}')
+    raise FileNotFoundError(
+        f'no DAVIS data at {root}: no JPEGImages/480p there (nor in DAVIS/, DAVIS2016/, '
+        f'DAVIS2017/ inside it). Expected {TREE}; download: {PAGE}'
+    )
 
 
 def sequences(root: str, split: str, year: str = '2016') -> list[str]:
     """Names of a split's sequences.
 
-    From ImageSets/<year>/<split>.txt, else ImageSets/480p/<split>.txt, else <split>.txt or <split>_seqs.txt in the
-    root (the lists of the MindSpore and PyTorch ports), else the other year's list, else every folder.
+    From ImageSets/<year>/<split>.txt, else ImageSets/480p/<split>.txt, else <split>.txt or
+    <split>_seqs.txt in the root (the lists of the MindSpore and PyTorch ports), else the other
+    year's list, else every folder.
 
     Raises:
       ValueError: an empty list, a sequence without a folder.
     """
     other = '2017' if year == '2016' else '2016'
-    for place in (f'ImageSets/{year}/{split}.txt', f'ImageSets/480p/{split}.txt', f'{split}.txt',
-                  f'{split}_seqs.txt', f'ImageSets/{other}/{split}.txt'):
+    for place in (
+        f'ImageSets/{year}/{split}.txt',
+        f'ImageSets/480p/{split}.txt',
+        f'{split}.txt',
+        f'{split}_seqs.txt',
+        f'ImageSets/{other}/{split}.txt',
+    ):
         path = os.path.join(root, *place.split('/'))
         if os.path.isfile(path):
             return _listed(root, path)
@@ -62,8 +76,10 @@ def _listed(root, path):
         raise ValueError(f'{path} is empty: expected a name of a sequence a line')
     absent = [name for name in names if not os.path.isdir(_folder(root, 'JPEGImages', name))]
     if absent:
-        raise ValueError(f'{path} lists {len(absent)} sequences without a folder in {root}/JPEGImages/480p, '
-                         f'first {absent[:3]}; download: {PAGE}')
+        raise ValueError(
+            f'{path} lists {len(absent)} sequences without a folder in {root}/JPEGImages/480p, '
+            f'first {absent[:3]}; download: {PAGE}'
+        )
     return names
 
 
@@ -74,8 +90,14 @@ def _folder(root, kind, name):
 def _files(root, kind, name, ending):
     folder = _folder(root, kind, name)
     if not os.path.isdir(folder):
-        there = sorted(os.listdir(os.path.dirname(folder))) if os.path.isdir(os.path.dirname(folder)) else []
-        raise FileNotFoundError(f'no sequence {name!r}: {folder} is not there; there are {there[:20]}')
+        there = (
+            sorted(os.listdir(os.path.dirname(folder)))
+            if os.path.isdir(os.path.dirname(folder))
+            else []
+        )
+        raise FileNotFoundError(
+            f'no sequence {name!r}: {folder} is not there; there are {there[:20]}'
+        )
     files = sorted(n for n in os.listdir(folder) if n.endswith(ending))
     if not files:
         raise FileNotFoundError(f'{folder} has no {ending} files')
@@ -98,18 +120,28 @@ def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
     Raises:
       FileNotFoundError: a frame without its mask: the first three are named.
     """
-    result = [(frame, os.path.join(_folder(root, 'Annotations', name),
-                                   os.path.splitext(os.path.basename(frame))[0] + '.png'))
-              for name in names for frame in frames(root, name)]
+    result = [
+        (
+            frame,
+            os.path.join(
+                _folder(root, 'Annotations', name),
+                os.path.splitext(os.path.basename(frame))[0] + '.png',
+            ),
+        )
+        for name in names
+        for frame in frames(root, name)
+    ]
     missing = [mask for _, mask in result if not os.path.isfile(mask)]
     if missing:
-        raise FileNotFoundError(f'{len(missing)} of {len(result)} frames have no mask, first: '
-                                + ', '.join(missing[:3]))
+        raise FileNotFoundError(
+            f'{len(missing)} of {len(result)} frames have no mask, first: ' + ', '.join(missing[:3])
+        )
     return result
 
 
 def check(root: str) -> dict:
-    """Counts {'sequences', 'frames', 'masks', 'objects'} of a tree; objects are counted in first masks.
+    """Counts {'sequences', 'frames', 'masks', 'objects'} of a tree; objects are counted in first
+    masks.
 
     Raises:
       FileNotFoundError, ValueError: what is missing or unreadable, by name.

@@ -1,7 +1,8 @@
-"""Indexed masks and pictures in and out: PNG with the DAVIS palette, overlays, contact sheets, clips.
+"""Indexed masks and pictures in and out: PNG with the DAVIS palette, overlays, contact sheets,
+clips.
 
-Masks are uint8 [H, W] of object ids: 0 background, 1.. objects, 255 void where a data set has it. Files are
-written under a temporary name and moved, so that a killed program leaves no half picture.
+Masks are uint8 [H, W] of object ids: 0 background, 1.. objects, 255 void where a data set has it.
+Files are written under a temporary name and moved, so that a killed program leaves no half picture.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def _palette() -> np.ndarray:
-    """The PASCAL VOC colour map that DAVIS masks carry: bit i of the id goes to bit 7 - i // 3 of channel i % 3."""
+    """The PASCAL VOC colour map that DAVIS masks carry: bit i of the id goes to bit 7 - i // 3 of
+    channel i % 3."""
     ids = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):
@@ -54,7 +56,8 @@ def _existing(path):
 def read_mask(path: str) -> np.ndarray:
     """Object ids uint8 [H, W] of an indexed or grey PNG.
 
-    Palette ids are kept; a grey mask of 0 and 255 alone becomes 0 and 1; other grey values are ids already.
+    Palette ids are kept; a grey mask of 0 and 255 alone becomes 0 and 1; other grey values are ids
+    already.
 
     Raises:
       FileNotFoundError: no such file. ValueError: cut off, no picture, or in colours.
@@ -81,8 +84,10 @@ def _from_grey(mask):
 def _from_colours(image, path):
     grey = image[..., 0]
     if not (np.array_equal(grey, image[..., 1]) and np.array_equal(grey, image[..., 2])):
-        raise ValueError(f'{os.path.abspath(path)} is a colour picture, expected a mask of object ids: save it '
-                         "indexed (PIL: image.convert('P')) or grey, 0 background and 1, 2, ... objects")
+        raise ValueError(
+            f'{os.path.abspath(path)} is a colour picture, expected a mask of object ids: save it '
+            "indexed (PIL: image.convert('P')) or grey, 0 background and 1, 2, ... objects"
+        )
     return _from_grey(grey)
 
 
@@ -120,14 +125,16 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.5) -> np.ndarr
     inside = ((mask > 0) & (mask < 255))[..., None]
     mixed = np.where(inside, image * (1 - alpha) + colours * alpha, image).astype(np.uint8)
     for number in np.unique(mask[inside[..., 0]]):
-        outlines = cv2.findContours((mask == number).astype(np.uint8), cv2.RETR_EXTERNAL,
-                                    cv2.CHAIN_APPROX_NONE)[-2]
+        outlines = cv2.findContours(
+            (mask == number).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )[-2]
         cv2.drawContours(mixed, outlines, -1, PALETTE[number, ::-1].tolist(), 2)
     return mixed
 
 
 def contact_sheet(images: list[np.ndarray], columns: int, width: int) -> np.ndarray:
-    """Pictures uint8 [H, W, 3] side by side in rows, `width` px in all; sizes may differ: cells are the first's."""
+    """Pictures uint8 [H, W, 3] side by side in rows, `width` px in all; sizes may differ: cells are
+    the first's."""
     if not images:
         raise ValueError('no pictures for a contact sheet')
     columns = min(columns, len(images))
@@ -137,7 +144,7 @@ def contact_sheet(images: list[np.ndarray], columns: int, width: int) -> np.ndar
     sheet = np.zeros((rows * size[1], columns * cell, 3), np.uint8)
     for i, image in enumerate(images):
         y, x = i // columns * size[1], i % columns * cell
-        sheet[y:y + size[1], x:x + cell] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        sheet[y : y + size[1], x : x + cell] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return sheet
 
 
@@ -165,7 +172,8 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float = 25) -> int
 
 
 def read_frames(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, uint8 [H, W, 3] BGR) of every frame of a video file or of a folder of pictures, in order.
+    """(name, uint8 [H, W, 3] BGR) of every frame of a video file or of a folder of pictures, in
+    order.
 
     Raises:
       FileNotFoundError: neither is there. ValueError: no frames, or frames of several sizes.
@@ -179,12 +187,16 @@ def read_frames(path: str) -> Iterator[tuple[str, np.ndarray]]:
     for name, image in frames:
         shape = shape or image.shape
         if image.shape != shape:
-            raise ValueError(f'frame {name} of {path} is {image.shape[1]}x{image.shape[0]}, the first '
-                             f'{shape[1]}x{shape[0]}')
+            raise ValueError(
+                f'frame {name} of {path} is {image.shape[1]}x{image.shape[0]}, the first '
+                f'{shape[1]}x{shape[0]}'
+            )
         yield name, image
     if shape is None:
-        raise ValueError(f'{os.path.abspath(path)} has no frames: expected a video or a folder of '
-                         f'{", ".join(IMAGE_ENDINGS)}')
+        raise ValueError(
+            f'{os.path.abspath(path)} has no frames: expected a video or a folder of '
+            f'{", ".join(IMAGE_ENDINGS)}'
+        )
 
 
 def _video_frames(path):

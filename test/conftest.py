@@ -27,4 +27,5 @@ def shared_data():
 def drawn(tmp_path_factory):
     """Trees drawn by sample_data.py: {'davis': path, ...}."""
     import sample_data
+
     return sample_data.draw(str(tmp_path_factory.mktemp('drawn') / 'data'))

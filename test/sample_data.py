@@ -1,9 +1,11 @@
-"""Draws small data sets in the official layouts: what tests, and CPU runs without --data_path, train on.
+"""Draws small data sets in the official layouts: what tests, and CPU runs without --data_path,
+train on.
 
     python test/sample_data.py --output=DIR [--sets=davis,davis2017,youtube_vos,coco] [--seed=0]
 
-Textured, saturated blobs move, deform, pass behind a pillar and leave, over greyish textured backgrounds: a small network
-learns them in a minute and the lesson holds for sequences that it has not seen. The same seed draws the same pictures.
+Textured, saturated blobs move, deform, pass behind a pillar and leave, over greyish textured
+backgrounds: a small network learns them in a minute and the lesson holds for sequences that it has
+not seen. The same seed draws the same pictures.
 """
 
 from __future__ import annotations
@@ -45,31 +47,45 @@ def make_object(draw: np.random.RandomState, number: int) -> dict:
     """Shape, colours and path of one object."""
     hue = (draw.randint(0, 180) + 60 * number) % 180
     texture = noise(draw, HEIGHT, WIDTH, (8, 24))
-    hsv = np.stack([np.full_like(texture, hue) + 6 * texture, 215 + 25 * texture,
-                    170 + 60 * texture], -1)
+    hsv = np.stack(
+        [np.full_like(texture, hue) + 6 * texture, 215 + 25 * texture, 170 + 60 * texture], -1
+    )
     hsv[..., 0] %= 180
     colours = cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2BGR)
-    return dict(colours=colours, radius=draw.uniform(26, 42),
-                start=np.array([draw.uniform(70, WIDTH - 70), draw.uniform(55, HEIGHT - 55)]),
-                speed=draw.uniform(-5, 5, 2) * (1, 0.5), waves=draw.uniform(0.03, 0.16, 3),
-                phases=draw.uniform(0, 6.28, 3), turn=draw.uniform(-0.35, 0.35, 3))
+    return dict(
+        colours=colours,
+        radius=draw.uniform(26, 42),
+        start=np.array([draw.uniform(70, WIDTH - 70), draw.uniform(55, HEIGHT - 55)]),
+        speed=draw.uniform(-5, 5, 2) * (1, 0.5),
+        waves=draw.uniform(0.03, 0.16, 3),
+        phases=draw.uniform(0, 6.28, 3),
+        turn=draw.uniform(-0.35, 0.35, 3),
+    )
 
 
 def outline(item: dict, t: int) -> np.ndarray:
     """The object's outline at frame t, int32 [64, 2] (x, y)."""
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    radius = item['radius'] * (1 + sum(
-        wave * np.cos((k + 2) * angle + phase + turn * t)
-        for k, (wave, phase, turn) in enumerate(zip(item['waves'], item['phases'], item['turn']))))
+    radius = item['radius'] * (
+        1
+        + sum(
+            wave * np.cos((k + 2) * angle + phase + turn * t)
+            for k, (wave, phase, turn) in enumerate(
+                zip(item['waves'], item['phases'], item['turn'])
+            )
+        )
+    )
     centre = item['start'] + item['speed'] * t
-    return np.round(centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(np.int32)
+    return np.round(centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(
+        np.int32
+    )
 
 
 def clip(draw: np.random.RandomState, frames: int, objects: int, leaving: bool = False):
     """Pictures uint8 [HEIGHT, WIDTH, 3] BGR and masks uint8 [HEIGHT, WIDTH] of one sequence.
 
-    Later objects are in front; every other sequence has a grey pillar in front of all. With `leaving`, the last object
-    is out of the picture in the last frames.
+    Later objects are in front; every other sequence has a grey pillar in front of all. With
+    `leaving`, the last object is out of the picture in the last frames.
     """
     scene, pan = background(draw), draw.uniform(0, 4)
     items = [make_object(draw, i) for i in range(objects)]
@@ -78,7 +94,7 @@ def clip(draw: np.random.RandomState, frames: int, objects: int, leaving: bool =
     pillar = draw.randint(WIDTH // 4, 3 * WIDTH // 4) if draw.rand() < 0.5 else None
     for t in range(frames):
         x = int(pan * t)
-        image = scene[:, x:x + WIDTH].astype(np.uint8)
+        image = scene[:, x : x + WIDTH].astype(np.uint8)
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         for number, item in enumerate(items, 1):
             inside = np.zeros_like(mask)
@@ -87,8 +103,8 @@ def clip(draw: np.random.RandomState, frames: int, objects: int, leaving: bool =
             colours = np.roll(item['colours'], (shift[1], shift[0]), (0, 1))
             image[inside > 0], mask[inside > 0] = colours[inside > 0], number
         if pillar is not None:
-            image[:, pillar:pillar + 12] = scene[:, :12].astype(np.uint8)
-            mask[:, pillar:pillar + 12] = 0
+            image[:, pillar : pillar + 12] = scene[:, :12].astype(np.uint8)
+            mask[:, pillar : pillar + 12] = 0
         yield cv2.GaussianBlur(image, (3, 3), 0.6), mask
 
 
@@ -99,7 +115,8 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
 
 
 def draw_davis(root: Path, draw: np.random.RandomState, year: str = '2016') -> None:
-    """A DAVIS tree: six train and three val sequences, one object (2016, masks 0/255) or two to three (2017)."""
+    """A DAVIS tree: six train and three val sequences, one object (2016, masks 0/255) or two to
+    three (2017)."""
     lists = {'train': [f'drawn-{c}' for c in 'abcdef'], 'val': [f'drawn-{c}' for c in 'xyz']}
     lines = {'train': [], 'val': []}
     for split, names in lists.items():
@@ -117,7 +134,9 @@ def draw_davis(root: Path, draw: np.random.RandomState, year: str = '2016') -> N
                 lines[split].append(f'/{frame} /{label} \n')
     for split, names in lists.items():
         write_text(root / 'ImageSets' / year / f'{split}.txt', '\n'.join(names) + '\n')
-        if year == '2016':  # the official 2016 lists are pairs of paths, with a blank before the line's end
+        if (
+            year == '2016'
+        ):  # the official 2016 lists are pairs of paths, with a blank before the line's end
             write_text(root / 'ImageSets' / '480p' / f'{split}.txt', ''.join(lines[split]))
 
 
@@ -133,8 +152,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def draw_youtube_vos(root: Path, draw: np.random.RandomState) -> None:
-    """A YouTube-VOS tree: train with masks every fifth frame, valid with the first mask of each object."""
-    for split, names in (('train', ('0aaaaaaaaa', '0bbbbbbbbb', '0cccccccccc')), ('valid', ('0ddddddddd',))):
+    """A YouTube-VOS tree: train with masks every fifth frame, valid with the first mask of each
+    object."""
+    for split, names in (
+        ('train', ('0aaaaaaaaa', '0bbbbbbbbb', '0cccccccccc')),
+        ('valid', ('0ddddddddd',)),
+    ):
         videos = {}
         for name in names:
             shown = {}
@@ -147,27 +170,44 @@ def draw_youtube_vos(root: Path, draw: np.random.RandomState) -> None:
                 masks.write_mask(str(path), mask)
                 for number in np.unique(mask[mask > 0]):
                     shown.setdefault(str(number), []).append(f'{t:05d}')
-            videos[name] = {'objects': {number: {'category': 'blob', 'frames': frames}
-                                        for number, frames in shown.items()}}
+            videos[name] = {
+                'objects': {
+                    number: {'category': 'blob', 'frames': frames}
+                    for number, frames in shown.items()
+                }
+            }
         write_text(root / split / 'meta.json', json.dumps({'videos': videos}))
 
 
 def draw_coco(root: Path, draw: np.random.RandomState) -> None:
-    """A COCO tree: 12 train2017 and 4 val2017 pictures, polygons, one crowd in run-length form a set."""
+    """A COCO tree: 12 train2017 and 4 val2017 pictures, polygons, one crowd in run-length form a
+    set."""
     for split, count in (('train2017', 12), ('val2017', 4)):
         images, annotations = [], []
         for number in range(1, count + 1):
             image, mask = next(clip(draw, 1, 3))
             name = f'{number:012d}.jpg'
             write_jpeg(root / split / name, image)
-            images.append({'id': number, 'file_name': name, 'height': HEIGHT, 'width': WIDTH, 'license': 1})
+            images.append(
+                {'id': number, 'file_name': name, 'height': HEIGHT, 'width': WIDTH, 'license': 1}
+            )
             for item in np.unique(mask[mask > 0]):
                 entry = coco_annotation(mask == item, crowd=number == count and item == 1)
-                annotations.append(dict(entry, id=len(annotations) + 1, image_id=number, category_id=1))
-        write_text(root / 'annotations' / f'instances_{split}.json', json.dumps({
-            'info': {'description': 'drawn'}, 'licenses': [{'id': 1, 'name': 'drawn', 'url': ''}],
-            'images': images, 'annotations': annotations,
-            'categories': [{'id': 1, 'name': 'blob', 'supercategory': 'blob'}]}))
+                annotations.append(
+                    dict(entry, id=len(annotations) + 1, image_id=number, category_id=1)
+                )
+        write_text(
+            root / 'annotations' / f'instances_{split}.json',
+            json.dumps(
+                {
+                    'info': {'description': 'drawn'},
+                    'licenses': [{'id': 1, 'name': 'drawn', 'url': ''}],
+                    'images': images,
+                    'annotations': annotations,
+                    'categories': [{'id': 1, 'name': 'blob', 'supercategory': 'blob'}],
+                }
+            ),
+        )
 
 
 def coco_annotation(mask: np.ndarray, crowd: bool) -> dict:
@@ -180,13 +220,24 @@ def coco_annotation(mask: np.ndarray, crowd: bool) -> dict:
         runs = np.diff(np.concatenate([[0], edges, [mask.size]]))
         segmentation = {'size': list(mask.shape), 'counts': [int(run) for run in runs]}
     else:
-        outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
+        outlines = cv2.findContours(
+            mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )[-2]
         segmentation = [[float(v) for v in o.ravel()] for o in outlines if len(o) >= 3]
-    return {'segmentation': segmentation, 'area': float(mask.sum()), 'bbox': box, 'iscrowd': int(crowd)}
+    return {
+        'segmentation': segmentation,
+        'area': float(mask.sum()),
+        'bbox': box,
+        'iscrowd': int(crowd),
+    }
 
 
-SETS = {'davis': ('DAVIS', draw_davis), 'davis2017': ('DAVIS2017', draw_davis2017),
-        'youtube_vos': ('YouTubeVOS', draw_youtube_vos), 'coco': ('coco', draw_coco)}
+SETS = {
+    'davis': ('DAVIS', draw_davis),
+    'davis2017': ('DAVIS2017', draw_davis2017),
+    'youtube_vos': ('YouTubeVOS', draw_youtube_vos),
+    'coco': ('coco', draw_coco),
+}
 
 
 def draw(output: str, sets=tuple(SETS), seed: int = 0) -> dict:
@@ -210,7 +261,9 @@ def draw(output: str, sets=tuple(SETS), seed: int = 0) -> dict:
         if marker.is_file() and marker.read_text() == text:
             continue
         if target.exists():
-            raise FileExistsError(f'{target} is there already and is not this drawing; choose another --output')
+            raise FileExistsError(
+                f'{target} is there already and is not this drawing; choose another --output'
+            )
         temporary = target.with_name(f'{folder}.tmp{os.getpid()}')
         temporary.mkdir(parents=True)
         function(temporary, np.random.RandomState(seed + list(SETS).index(name)))
@@ -224,7 +277,9 @@ def draw(output: str, sets=tuple(SETS), seed: int = 0) -> dict:
 
 def main(argv=None) -> int:
     """Draws and prints the paths."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--output', required=True)
     parser.add_argument('--sets', default=','.join(SETS))
     parser.add_argument('--seed', type=int, default=0)
