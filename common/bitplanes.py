@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-TOLERANCE = (
+TOLERANCE = 0.008  # of the image diagonal: how far outlines may be apart (official bound_th)
     0.008  # of the image diagonal: how far matched outlines may be apart (davis2017-evaluation)
 )
 ONE, LAST = np.uint64(1), np.uint64(63)  # bits to shift by: one pixel; into the neighbouring word

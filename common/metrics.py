@@ -23,8 +23,6 @@ import numpy as np
 from .bitplanes import frame_scores
 from .masks import read_mask
 
-    0.008  # of the image diagonal: how far matched outlines may be apart (davis2017-evaluation)
-)
 GLOBAL = ('J&F-Mean', 'J-Mean', 'J-Recall', 'J-Decay', 'F-Mean', 'F-Recall', 'F-Decay')
 
 
