@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 
 TOLERANCE = 0.008  # of the image diagonal: how far outlines may be apart (official bound_th)
-    0.008  # of the image diagonal: how far matched outlines may be apart (davis2017-evaluation)
-)
 ONE, LAST = np.uint64(1), np.uint64(63)  # bits to shift by: one pixel; into the neighbouring word
 
 
