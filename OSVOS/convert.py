@@ -1,0 +1,255 @@
+"""Turns published weights into a checkpoint of this network.
+
+    python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt
+    python -m OSVOS.convert --source=parent_epoch-239.pth --output=parent/model.ckpt
+
+Formats, told apart by the names inside: slim (slim's vgg_16.ckpt), tensorflow (OSVOS_parent.ckpt of
+OSVOS-TensorFlow), pytorch (OSVOS-PyTorch), torchvision (VGG-16 features), caffe (vgg_caffe.mat),
+caffe_npy (the .npy of OSVOS-TensorFlow), mindspore_vgg, mindspore. A backbone gives a checkpoint of
+the VGG layers alone, for --init_from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from . import backbone, cli, model, npu, weights
+from .config import get_config
+
+LAYERS = [(s, k) for s, (_, n) in enumerate(backbone.STAGES, 1) for k in range(1, n + 1)]
+INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of VGG-16's convolutions (torchvision)
+IMAGENET_MEAN = np.array([123.675, 116.28, 103.53])  # R, G, B grey levels (torchvision, MindSpore)
+IMAGENET_STD = np.array([58.395, 57.12, 57.375])  # R, G, B grey levels (torchvision, MindSpore)
+OURS_MEAN = np.array([122.67892, 116.66877, 104.00699])  # R, G, B grey levels (OSVOS README)
+FORMATS = {  # a name that only this format has
+    'slim': 'vgg_16/conv1/conv1_1/weights',
+    'tensorflow': 'osvos/conv1/conv1_1/weights',
+    'pytorch': 'stages.0.0.weight',
+    'torchvision': 'features.0.weight',
+    'caffe': 'weights_0',
+    'caffe_npy': 'conv1_1_w',
+    'mindspore_vgg': 'layers.0.weight',
+    'mindspore': 'stages_ms.0.0.weight',
+}
+
+
+def names(kind: str) -> dict:
+    """{name in the source: our variable} of one format."""
+    table = {}
+    for i, (stage, layer) in enumerate(LAYERS):
+        index = 2 * (layer - 1) + (stage > 1)
+        source = {
+            'slim': f'vgg_16/conv{stage}/conv{stage}_{layer}/weights',
+            'tensorflow': f'osvos/conv{stage}/conv{stage}_{layer}/weights',
+            'pytorch': f'stages.{stage - 1}.{index}.weight',
+            'torchvision': f'features.{INDICES[i]}.weight',
+            'caffe': f'weights_{i}',
+            'caffe_npy': f'conv{stage}_{layer}_w',
+            'mindspore_vgg': f'layers.{INDICES[i]}.weight',
+            'mindspore': f'stages_ms.{stage - 1}.{INDICES[i]}.weight',
+        }[kind]
+        table[source] = f'osvos/conv{stage}/conv{stage}_{layer}/weights'
+    for i, k in enumerate(model.SIDES if kind in FULL else ()):
+        for source, ours in zip(
+            FULL[kind](i, k), (f'conv{k}_{2 if k == 2 else 3}_16', f'score-dsn_{k}')
+        ):
+            table[source] = f'osvos/{ours}/weights'
+        table.update(_upsampling(kind, i, k))
+    if kind in FULL:
+        fuse = {'caffe_npy': 'new-score-weighting_w', 'tensorflow': 'osvos/upscore-fuse/weights'}
+        table[fuse.get(kind, 'fuse.weight')] = 'osvos/upscore-fuse/weights'
+    biases = {
+        'mindspore_vgg': {},
+        'mindspore': {n: v for n, v in table.items() if 'stages' not in n},
+    }
+    for source, ours in list(biases.get(kind, table).items()):
+        if not ours.endswith('-up/weights'):
+            table[_bias(source)] = ours.replace('weights', 'biases')
+    return table
+
+
+FULL = {
+    'tensorflow': lambda i, k: (
+        f'osvos/conv{k}_{2 if k == 2 else 3}_16/weights',
+        f'osvos/score-dsn_{k}/weights',
+    ),
+    'pytorch': lambda i, k: (f'side_prep.{i}.weight', f'score_dsn.{i}.weight'),
+    'caffe_npy': lambda i, k: (f'conv{k}_{2 if k == 2 else 3}_16_w', f'score-dsn_{k}_w'),
+    'mindspore': lambda i, k: (f'side_prep_ms.{i}.weight', f'score_dsn_ms.{i}.weight'),
+}
+
+
+def _upsampling(kind, i, k):
+    sources = {
+        'tensorflow': (f'osvos/score-multi{k}-up/weights', f'osvos/score-dsn_{k}-up/weights'),
+        'pytorch': (f'upscale.{i}.weight', f'upscale_.{i}.weight'),
+        'mindspore': (f'ms_upscale.{i}.weight', f'ms_upscale_.{i}.weight'),
+    }.get(kind, ())
+    return dict(
+        zip(sources, (f'osvos/score-multi{k}-up/weights', f'osvos/score-dsn_{k}-up/weights'))
+    )
+
+
+def _bias(source):
+    return re.sub(r'_w$', '_b', source.replace('weights', 'biases').replace('.weight', '.bias'))
+
+
+def detect(found: dict) -> str:
+    """The format whose mark is among the names; ValueError with what was found otherwise."""
+    for kind, mark in FORMATS.items():
+        if mark in found:
+            return kind
+    raise ValueError(
+        f'unknown weights: expected one of {sorted(FORMATS.values())}, found {sorted(found)[:5]}'
+    )
+
+
+def convert(found: dict, kind: str, colour_fix: bool) -> dict:
+    """{our variable: float32 array} from {source name: array}; kernels [kh, kw, in, out].
+
+    Args:
+      colour_fix: the source's first layer takes R, G, B (normalised where the format's training did
+      so).
+
+    Raises:
+      ValueError: names or shapes differ from the network's, both lists given.
+    """
+    table = names(kind)
+    missing = [source for source in table if source not in found]
+    optional = [m for m in missing if table[m].endswith('-up/weights')]
+    if set(missing) - set(optional):
+        raise ValueError(
+            f'{kind}: {len(missing)} of {len(table)} arrays missing, expected {missing[:3]}, '
+            f'found {sorted(found)[:5]}'
+        )
+    result = {}
+    for source, ours in table.items():
+        if source in found:
+            array = np.asarray(found[source], np.float32)
+            turn = array.ndim == 4 and kind not in ('slim', 'tensorflow', 'caffe_npy')
+            result[ours] = array.transpose(2, 3, 1, 0) if turn else array
+    for ours in [n for n in result if re.search(r'conv\d_\d/weights', n)]:
+        result.setdefault(
+            ours.replace('weights', 'biases'), np.zeros(result[ours].shape[-1], np.float32)
+        )
+    if colour_fix:
+        _fix_colours(result, normalised=kind in ('mindspore_vgg', 'mindspore', 'torchvision'))
+    _check_shapes(result)
+    return _drop_bilinear(result)
+
+
+def _fix_colours(arrays, normalised):
+    """Folds R, G, B order, and the division by the standard deviation, into the first layer.
+
+    The network then takes B, G, R minus OSVOS's mean and answers as the source does to its own
+    input; the difference of the means goes into the biases, exact but for the outermost pixels,
+    where the padding is not shifted.
+    """
+    first = 'osvos/conv1/conv1_1/'
+    kernel, bias = arrays[first + 'weights'].astype(np.float64), arrays[first + 'biases']
+    if normalised:
+        kernel = kernel / IMAGENET_STD[None, None, :, None]
+        shift = kernel.sum((0, 1)).T @ (OURS_MEAN - IMAGENET_MEAN)
+        arrays[first + 'biases'] = (bias + shift).astype(np.float32)
+    arrays[first + 'weights'] = np.ascontiguousarray(kernel[:, :, ::-1].astype(np.float32))
+
+
+def _check_shapes(arrays):
+    with tf.Graph().as_default():
+        cfg = get_config('full')
+        cfg.upsampling = 'dense'
+        model.network({'image': tf.zeros([1, 32, 32, 3])}, cfg, training=False)
+        expected = {v.op.name: tuple(v.shape.as_list()) for v in tf.global_variables()}
+    wrong = [
+        f'{n}: expected {expected.get(n)}, found {a.shape}'
+        for n, a in arrays.items()
+        if expected.get(n) != a.shape
+    ]
+    if wrong:
+        raise ValueError(f'{len(wrong)} arrays are not of this network: ' + '; '.join(wrong[:3]))
+
+
+def _drop_bilinear(arrays):
+    """Without the -up kernels where all of them are the fixed bilinear ones (to 1e-6)."""
+    ups = {n: a for n, a in arrays.items() if n.endswith('-up/weights')}
+    bilinear = all(np.allclose(a, _bilinear(a.shape), atol=1e-6) for a in ups.values())
+    return {n: a for n, a in arrays.items() if not (bilinear and n in ups)}
+
+
+def _bilinear(shape):
+    line = model.bilinear_weights(shape[0] // 2)
+    return np.outer(line, line)[:, :, None, None] * np.eye(shape[2])
+
+
+def write(arrays: dict, prefix: str) -> str:
+    """Writes a checkpoint with global_step 0; returns its prefix.
+
+    It is written under a temporary name and moved. A full network gets config.json beside it, so
+    that evaluate and export need no settings.
+    """
+    folder = cli.writable(os.path.dirname(os.path.abspath(prefix)))
+    prefix = os.path.join(folder, os.path.basename(prefix))
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.Variable(a, name=n, dtype=tf.float32) for n, a in arrays.items()]
+        variables.append(tf.train.create_global_step())
+        session.run(tf.global_variables_initializer())
+        saver = tf.train.Saver(variables)
+        saver.save(session, f'{prefix}.tmp', write_meta_graph=False, write_state=False)
+    for ending in ('.data-00000-of-00001', '.index'):
+        os.replace(f'{prefix}.tmp{ending}', prefix + ending)
+    tf.train.update_checkpoint_state(folder, prefix)
+    if 'osvos/upscore-fuse/weights' in arrays:
+        cfg = get_config('full')
+        cfg.upsampling = 'dense' if 'osvos/score-dsn_2-up/weights' in arrays else 'bilinear'
+        npu.replace_file(
+            os.path.join(folder, 'config.json'), json.dumps(cfg, indent=1, sort_keys=True)
+        )
+    return prefix
+
+
+@cli.program
+def main(argv=None):
+    """Converts and prints what was mapped and what was left out."""
+    flags = cli.parser(__doc__)
+    flags.add_argument(
+        '--source', required=True, help='weights file or TensorFlow checkpoint prefix'
+    )
+    flags.add_argument(
+        '--output', required=True, help='prefix of the checkpoint, such as vgg/model.ckpt'
+    )
+    flags.add_argument(
+        '--format', choices=sorted(FORMATS), help='default: by the names in the file'
+    )
+    flags.add_argument(
+        '--vgg_color_fix',
+        choices=('auto', 'on', 'off'),
+        default='auto',
+        help='the source takes R, G, B: auto is on for slim and mindspore_vgg',
+    )
+    args = flags.parse_args(argv)
+    found = weights.read(args.source)
+    kind = args.format or detect(found)
+    fix = args.vgg_color_fix == 'on' or (
+        args.vgg_color_fix == 'auto' and kind in ('slim', 'mindspore_vgg')
+    )
+    arrays = convert(found, kind, fix)
+    prefix = write(arrays, args.output)
+    left_out = sorted(set(found) - set(names(kind)))
+    count = sum(a.size for a in arrays.values())
+    print(f'{kind}: {len(arrays)} arrays, {count} numbers -> {prefix}')
+    print(f'colour fix {"on" if fix else "off"}')
+    print(f'left out: {len(left_out)} arrays {left_out[:5]}')
+    if 'osvos/score-dsn_2-up/weights' in arrays:
+        print('the -up kernels were trained: config.json beside it says upsampling=dense')
+    elif kind in ('tensorflow', 'pytorch', 'mindspore'):
+        print('the -up kernels are the bilinear ones: the fused form is used')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
