@@ -20,7 +20,7 @@ from common import davis
 
 from . import cli, data, model, npu
 from .config import get_config
-from .losses import losses
+from .losses import losses, stage_value
 
 MULTIPLIERS = (('score-dsn', 0.1), ('upscore-fuse', 0.01))  # of the rate, SGD (OSVOS-TensorFlow)
 
@@ -58,9 +58,7 @@ def make_optimizer(step: tf.Tensor, cfg):
 def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
     """float32 scalar, the rate of update `step` (0 is the first)."""
     if cfg.schedule == 'steps':
-        boundaries = [tf.constant(b, step.dtype.base_dtype) for b in cfg.lr_boundaries]
-        rates = [float(cfg.learning_rate * value) for value in cfg.lr_values]
-        return tf.train.piecewise_constant(step, boundaries, rates)
+        return cfg.learning_rate * stage_value(step, cfg.lr_boundaries, cfg.lr_values)
     if cfg.schedule == 'warmup':  # by epoch: a fifth up, two fifths flat, two fifths lr/(16(i+1))
         epoch = tf.floor(tf.cast(step, tf.float32) * cfg.train_epochs / cfg.train_steps)
         up, down = cfg.train_epochs / 5, cfg.train_epochs * 3 / 5
@@ -70,10 +68,12 @@ def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
 
 
 def averaged_gradients(optimizer, features: dict, labels: dict, cfg):
-    """Loss and gradients of a batch, taken in cfg.accumulate passes one after the other.
+    """Loss and gradients of a batch.
 
-    A pass holds the activations of batch_size / accumulate images; the class balance of the loss is
-    that of a pass, as in the official code, which sums the gradients of ten single images.
+    With cfg.accumulate above 1 the class balance is that of batch_size / accumulate images, as in
+    the official code, which sums the gradients of ten single images. On CPU the parts are taken one
+    after the other, so that the activations of one are in memory; on the NPU in one pass: the sum
+    is the same and the graph has no loop.
 
     Returns:
       (float32 scalar, [(gradient, variable)]).
@@ -83,41 +83,41 @@ def averaged_gradients(optimizer, features: dict, labels: dict, cfg):
         raise ValueError(
             f'batch_size={cfg.batch_size} is no multiple of accumulate={cfg.accumulate}'
         )
+    if cfg.accumulate == 1 or cfg.device == 'npu':
+        return one_pass(optimizer, features, labels, cfg)
 
-    def one_pass(i):
-        part = [
+    def part(i):
+        parts = [
             {
-                key: tf.reshape(x, [cfg.accumulate, size] + x.shape.as_list()[1:])[i]
-                for key, x in tensors.items()
+                k: tf.reshape(x, [cfg.accumulate, size] + x.shape.as_list()[1:])[i]
+                for k, x in t.items()
             }
-            for tensors in (features, labels)
+            for t in (features, labels)
         ]
-        scalars = losses(model.network(part[0], cfg, training=True), part[1], cfg)
-        loss = scalars['total'] / cfg.accumulate
-        if cfg.accumulate == 1:
-            for key, value in scalars.items():
-                tf.summary.scalar(f'loss/{key}', value)
-        pairs = optimizer.compute_gradients(loss)
-        pairs = [(g, v) for g, v in pairs if g is not None]
+        loss, pairs = one_pass(optimizer, *parts, cfg)
         return loss, [g for g, _ in pairs], [v for _, v in pairs]
 
-    loss, gradients, variables = one_pass(0)  # also makes the variables, outside the loop
-    if cfg.accumulate > 1:
-        if npu.rank()[1] > 1:
-            raise ValueError(
-                'accumulate > 1 runs on one card; on several give --set accumulate=1 '
-                'and a smaller --batch_size'
-            )
+    def add(i, total, sums):
+        loss, gradients, _ = part(i)
+        return i + 1, total + loss, [s + g for s, g in zip(sums, gradients)]
 
-        def add(i, total, sums):
-            loss, gradients, _ = one_pass(i)
-            return i + 1, total + loss, [s + g for s, g in zip(sums, gradients)]
+    loss, gradients, variables = part(0)  # also makes the variables, outside the loop
+    start = (tf.constant(1), loss, gradients)
+    _, loss, sums = tf.while_loop(
+        lambda i, *_: i < cfg.accumulate, add, start, back_prop=False, parallel_iterations=1
+    )
+    return loss / cfg.accumulate, [(s / cfg.accumulate, v) for s, v in zip(sums, variables)]
 
-        start = (tf.constant(1), loss, gradients)
-        _, loss, gradients = tf.while_loop(
-            lambda i, *_: i < cfg.accumulate, add, start, back_prop=False, parallel_iterations=1
-        )
-    return loss, list(zip(gradients, variables))
+
+def one_pass(optimizer, features: dict, labels: dict, cfg):
+    """(loss, [(gradient, variable)]) of one forward and backward pass; unused layers are left
+    out."""
+    scalars = losses(model.network(features, cfg, training=True), labels, cfg)
+    if cfg.accumulate == 1:
+        for key, value in scalars.items():
+            tf.summary.scalar(f'loss/{key}', value)
+    pairs = optimizer.compute_gradients(scalars['total'])
+    return scalars['total'], [(g, v) for g, v in pairs if g is not None]
 
 
 def scaled_gradients(gradients, cfg):

@@ -2,7 +2,8 @@
 
 Needs the official code and a Python with torch, which may be another one:
 
-    OSVOS_OFFICIAL=/path/to/OSVOS-PyTorch OSVOS_TORCH_PYTHON=/path/to/python pytest test/test_osvos_parity.py
+    OSVOS_OFFICIAL=/path/to/OSVOS-PyTorch OSVOS_TORCH_PYTHON=/path/to/python pytest
+    test/test_osvos_parity.py
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ def official(tmp_path_factory):
     folder = tmp_path_factory.mktemp('official')
     python = os.environ.get('OSVOS_TORCH_PYTHON', sys.executable)
     environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    subprocess.run([python, str(RECORD), f'--official={checkout}', f'--output={folder}'], check=True,
-                   env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [python, str(RECORD), f'--official={checkout}', f'--output={folder}'],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     return folder
 
 
@@ -42,8 +47,11 @@ def test_logits_equal_the_official_ones(official, tmp_path, kind, size):
     assert convert.main([f'--source={official}/{kind}.pth', f'--output={tmp_path}/model.ckpt']) == 0
     data = np.load(official / 'official.npz')
     with tf.Graph().as_default(), tf.Session() as session:
-        outputs = model.network({'image': tf.constant(data[f'{size}/image'].transpose(0, 2, 3, 1))},
-                                get_config('full'), False)
+        outputs = model.network(
+            {'image': tf.constant(data[f'{size}/image'].transpose(0, 2, 3, 1))},
+            get_config('full'),
+            False,
+        )
         tf.train.Saver(tf.trainable_variables()).restore(session, f'{tmp_path}/model.ckpt')
         ours = session.run([outputs[key] for key in model.OUTPUTS])
     for i, mine in enumerate(ours):
@@ -58,7 +66,9 @@ def test_loss_and_first_update_equal_the_official_ones(official, tmp_path):
     convert.main([f'--source={official}/zip.pth', f'--output={tmp_path}/model.ckpt'])
     data = np.load(official / 'official.npz')
     cfg = get_config('paper')
-    cfg.update(batch_size=1, accumulate=1, side_schedule='linear', side_weight=1.0, train_epochs=240)
+    cfg.update(
+        batch_size=1, accumulate=1, side_schedule='linear', side_weight=1.0, train_epochs=240
+    )
     with tf.Graph().as_default(), tf.Session() as session:
         features = {'image': tf.constant(data['odd/image'].transpose(0, 2, 3, 1))}
         labels = {'mask': tf.constant(data['odd/mask'].transpose(0, 2, 3, 1))}
@@ -69,10 +79,16 @@ def test_loss_and_first_update_equal_the_official_ones(official, tmp_path):
         train_op = optimizer.apply_gradients(train.scaled_gradients(gradients, cfg), step)
         session.run(tf.global_variables_initializer())
         tf.train.Saver(tf.trainable_variables()).restore(session, f'{tmp_path}/model.ckpt')
-        before = {v.op.name: a for v, a in zip(tf.trainable_variables(), session.run(tf.trainable_variables()))}
+        before = {
+            v.op.name: a
+            for v, a in zip(tf.trainable_variables(), session.run(tf.trainable_variables()))
+        }
         values = session.run([scalars[key] for key in model.OUTPUTS])
         session.run(train_op)
-        after = {v.op.name: a for v, a in zip(tf.trainable_variables(), session.run(tf.trainable_variables()))}
+        after = {
+            v.op.name: a
+            for v, a in zip(tf.trainable_variables(), session.run(tf.trainable_variables()))
+        }
     np.testing.assert_allclose(np.array(values) * PIXELS, data['losses'], rtol=2e-6)
     worst = 0.0
     for source, ours in convert.names('pytorch').items():

@@ -1,8 +1,9 @@
 """Runs the official OSVOS-PyTorch on seeded weights and pictures and keeps what it answers.
 
-    git clone https://github.com/kmaninis/OSVOS-PyTorch      # needs torch, OpenCV, scipy
-    python test/recorded/osvos_official.py --official=OSVOS-PyTorch --output=DIR          # for the parity test
-    python test/recorded/osvos_official.py --official=OSVOS-PyTorch --small=test/recorded/osvos_small.npz
+    git clone https://github.com/kmaninis/OSVOS-PyTorch      # needs torch, OpenCV, scipy python
+    test/recorded/osvos_official.py --official=OSVOS-PyTorch --output=DIR          # for the parity
+    test python test/recorded/osvos_official.py --official=OSVOS-PyTorch
+    --small=test/recorded/osvos_small.npz
 
 Imports the checkout, holds none of its code.
 """
@@ -22,7 +23,8 @@ SEED = 7
 
 
 def network(torch):
-    """The official network, seeded; later layers are scaled so that the logits spread by about 1."""
+    """The official network, seeded; later layers are scaled so that the logits spread by about
+    1."""
     from networks.vgg_osvos import OSVOS
 
     torch.manual_seed(SEED)
@@ -49,12 +51,15 @@ def picture(height, width):
 
 
 def record(torch, folder):
-    """Writes weights (zip and legacy), logits at both sizes, loss and the first update of the parent recipe."""
+    """Writes weights (zip and legacy), logits at both sizes, loss and the first update of the
+    parent recipe."""
     from layers.osvos_layers import class_balanced_cross_entropy_loss as loss_function
 
     net = network(torch)
     torch.save(net.state_dict(), os.path.join(folder, 'zip.pth'))
-    torch.save(net.state_dict(), os.path.join(folder, 'legacy.pth'), _use_new_zipfile_serialization=False)
+    torch.save(
+        net.state_dict(), os.path.join(folder, 'legacy.pth'), _use_new_zipfile_serialization=False
+    )
     arrays = {}
     for key, size in SIZES.items():
         image, mask = picture(*size)
@@ -71,15 +76,21 @@ def record(torch, folder):
 
 
 def update(torch, net, loss):
-    """One step of SGD with the rates that train_parent.py gives its parameter groups (facts of the recipe)."""
+    """One step of SGD with the rates that train_parent.py gives its parameter groups (facts of the
+    recipe)."""
     rates = {'stages': 1, 'side_prep': 1, 'score_dsn': 0.1, 'fuse': 0.01}
     groups = []
     for name, p in net.named_parameters():
         part = name.split('.')[0]
         if part in rates:
             bias = name.endswith('bias')
-            groups.append({'params': [p], 'lr': 1e-8 * rates[part] * (2 if bias else 1),
-                           'weight_decay': 0 if bias else 0.0002})
+            groups.append(
+                {
+                    'params': [p],
+                    'lr': 1e-8 * rates[part] * (2 if bias else 1),
+                    'weight_decay': 0 if bias else 0.0002,
+                }
+            )
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     optimizer.zero_grad()
     loss.backward()
@@ -87,13 +98,17 @@ def update(torch, net, loss):
 
 
 def augmented(count=4):
-    """Small pictures and masks through the official transforms, with the draws that Python's `random` gives."""
+    """Small pictures and masks through the official transforms, with the draws that Python's
+    `random` gives."""
     from dataloaders import custom_transforms as official
 
     draw = np.random.RandomState(SEED)
     arrays = {}
     random.seed(SEED)
-    flip, turn = official.RandomHorizontalFlip(), official.ScaleNRotate(rots=(-30, 30), scales=(0.75, 1.25))
+    flip, turn = (
+        official.RandomHorizontalFlip(),
+        official.ScaleNRotate(rots=(-30, 30), scales=(0.75, 1.25)),
+    )
     for i in range(count):
         image = draw.uniform(-120, 140, (31, 46, 3)).astype(np.float32)
         gt = (cv2.resize(draw.rand(5, 7), (46, 31)) > 0.5).astype(np.float32)
@@ -120,14 +135,22 @@ def small(torch, path):
         x = torch.from_numpy(logits).requires_grad_()
         loss = loss_function(x, torch.from_numpy(mask), size_average=False, batch_average=False)
         loss.backward()
-        arrays.update({f'loss{i}/logits': logits, f'loss{i}/mask': mask, f'loss{i}/value': loss.item(),
-                       f'loss{i}/gradient': x.grad.numpy()})
+        arrays.update(
+            {
+                f'loss{i}/logits': logits,
+                f'loss{i}/mask': mask,
+                f'loss{i}/value': loss.item(),
+                f'loss{i}/gradient': x.grad.numpy(),
+            }
+        )
     np.savez_compressed(path, **arrays)
 
 
 def main():
     """Records what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--official', required=True, help='checkout of OSVOS-PyTorch')
     parser.add_argument('--output', help='folder: weights, logits, first update; 180 MB')
     parser.add_argument('--small', help='.npz of small arrays')
