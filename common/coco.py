@@ -1,0 +1,129 @@
+"""Reader of COCO instance segmentations (Lin et al. 2014; cocodataset.org), with the functions of
+davis.py.
+
+    <root>/annotations/instances_train2017.json
+    <root>/train2017/000000000009.jpg
+
+A sequence is one picture, named by its id; its masks are arrays, one an instance, because COCO has
+no mask files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+
+import numpy as np
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+PAGE = 'https://cocodataset.org/#download (2017 Train/Val images, annotations)'
+TREE = 'annotations/instances_<split>.json, <split>/*.jpg (also images/<split>/)'
+
+
+@functools.lru_cache(maxsize=4)
+def index(root: str, split: str) -> COCO:
+    """The split's annotations, read once a process.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or no COCO annotations.
+    """
+    path = os.path.join(os.path.abspath(root), 'annotations', f'instances_{split}.json')
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no COCO annotations at {path}. Expected {TREE}; download: {PAGE}')
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            return COCO(path)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise ValueError(f'{path} is no COCO annotation file: {error!r}') from None
+
+
+def sequences(root: str, split: str = 'train2017') -> list[str]:
+    """Ids of the pictures that have instances, as text, in order.
+
+    Raises:
+      ValueError: there are none.
+    """
+    ids = sorted({a['image_id'] for a in index(root, split).anns.values()})
+    if not ids:
+        raise ValueError(f'{root}/annotations/instances_{split}.json has no instances')
+    return [str(number) for number in ids]
+
+
+def frames(root: str, name: str, split: str = 'train2017') -> list[str]:
+    """[path] of the picture with id `name`. Raises FileNotFoundError where it is not there."""
+    file_name = _image(root, name, split)['file_name']
+    tried = [os.path.join(root, *place, file_name) for place in ((split,), ('images', split))]
+    for path in tried:
+        if os.path.isfile(path):
+            return [path]
+    raise FileNotFoundError(
+        f'picture {name} of {split} is missing: tried {" and ".join(tried)}; download: {PAGE}'
+    )
+
+
+def _image(root, name, split):
+    images = index(root, split).imgs
+    if int(name) not in images:
+        raise ValueError(f'instances_{split}.json has no picture {name}')
+    return images[int(name)]
+
+
+def annotations(root: str, name: str, split: str = 'train2017') -> list[dict]:
+    """The picture's instances as they are in the file: segmentation, area, bbox, iscrowd, ..."""
+    return index(root, split).imgToAnns[int(name)]
+
+
+def masks(root: str, name: str, split: str = 'train2017') -> list[np.ndarray]:
+    """The picture's instances as uint8 [H, W] of 0 and 1; what lies outside the picture is cut
+    off."""
+    image = _image(root, name, split)
+    return [mask(a, image['height'], image['width']) for a in annotations(root, name, split)]
+
+
+def mask(annotation: dict, height: int, width: int) -> np.ndarray:
+    """One instance as uint8 [height, width] of 0 and 1: polygons, or run lengths of either form."""
+    return rle.decode(run_lengths(annotation, height, width))
+
+
+def run_lengths(annotation: dict, height: int, width: int) -> dict:
+    """One instance in compressed run-length form, whose rle.area is its number of pixels."""
+    shape = annotation['segmentation']
+    if isinstance(shape, list):
+        usable = [polygon for polygon in shape if len(polygon) >= 6]  # three points
+        if not usable:
+            return rle.encode(np.zeros((height, width), np.uint8, order='F'))
+        return rle.merge(rle.frPyObjects(usable, height, width))
+    return rle.frPyObjects(shape, height, width) if isinstance(shape['counts'], list) else shape
+
+
+def check(root: str) -> dict:
+    """Counts {'sequences', 'frames', 'masks', 'objects'} over the instance files that are there.
+
+    Raises:
+      FileNotFoundError: no annotations; pictures missing, the first three by name.
+    """
+    folder = os.path.join(root, 'annotations')
+    found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    splits = [n[len('instances_') : -len('.json')] for n in found if n.startswith('instances_')]
+    if not splits:
+        raise FileNotFoundError(
+            f'no instances_*.json in {os.path.abspath(folder)}. Expected {TREE}; download: {PAGE}'
+        )
+    counts, missing = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}, []
+    for split in splits:
+        for name in sequences(root, split):
+            counts['sequences'] += 1
+            counts['objects'] += len(annotations(root, name, split))
+            try:
+                counts['frames'] += len(frames(root, name, split))
+            except FileNotFoundError as error:
+                missing.append(str(error))
+    if missing:
+        raise FileNotFoundError(
+            f'{len(missing)} pictures are missing, first: ' + '; '.join(missing[:3])
+        )
+    counts['masks'] = counts['objects']
+    return counts

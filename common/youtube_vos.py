@@ -1,0 +1,141 @@
+"""Reader of YouTube-VOS trees (Xu et al. 2018; youtube-vos.org), with the functions of davis.py.
+
+    <root>/train/meta.json                        objects of every video and the frames that show
+    them <root>/train/JPEGImages/<video>/00000.jpg <root>/train/Annotations/<video>/00000.png
+    every fifth frame; in valid the frames where objects appear
+
+`root` is the folder that has train/ or valid/, or a split's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+
+from . import masks as pictures
+
+PAGE = 'https://youtube-vos.org/dataset/vos'
+TREE = '<split>/JPEGImages/<video>/*.jpg, <split>/Annotations/<video>/*.png, <split>/meta.json'
+SPLITS = ('train', 'valid', 'test')
+
+
+def resolve(root: str, split: str = 'train') -> str:
+    """The split's folder: `root`/split, or `root` itself where it has JPEGImages.
+
+    Raises:
+      FileNotFoundError: naming what was tried, the tree expected and where the data are.
+    """
+    root = os.path.abspath(root)
+    for path in (os.path.join(root, split), root, os.path.join(root, 'YouTubeVOS', split)):
+        if os.path.isdir(os.path.join(path, 'JPEGImages')):
+            return path
+    raise FileNotFoundError(
+        f'no YouTube-VOS data at {root}: neither {split}/JPEGImages nor JPEGImages there. '
+        f'Expected {TREE}; download: {PAGE}'
+    )
+
+
+def sequences(root: str, split: str = 'train') -> list[str]:
+    """Names of the split's videos, those of meta.json where there is one, else all folders.
+
+    Raises:
+      ValueError: meta.json names videos without a folder, or none.
+    """
+    folder = resolve(root, split)
+    there = sorted(os.listdir(os.path.join(folder, 'JPEGImages')))
+    listed = sorted(_meta(folder)) or there
+    absent = [name for name in listed if name not in there]
+    if absent or not listed:
+        raise ValueError(
+            f'{folder}/meta.json lists {len(absent)} videos without a folder in JPEGImages, '
+            f'first {absent[:3]}; download: {PAGE}'
+        )
+    return listed
+
+
+def _meta(folder):
+    path = os.path.join(folder, 'meta.json')
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path) as f:
+            return json.load(f)['videos']
+    except (ValueError, KeyError) as error:
+        raise ValueError(f'{path} is no meta.json of YouTube-VOS: {error!r}') from None
+
+
+def frames(root: str, name: str, split: str = 'train') -> list[str]:
+    """Paths of a video's frames, in order. Raises FileNotFoundError where there are none."""
+    return _files(resolve(root, split), 'JPEGImages', name, '.jpg')
+
+
+def masks(root: str, name: str, split: str = 'train') -> list[str]:
+    """Paths of a video's masks, in order: not every frame has one.
+
+    Raises:
+      FileNotFoundError: no masks. ValueError: a mask without its frame.
+    """
+    folder = resolve(root, split)
+    paths = _files(folder, 'Annotations', name, '.png')
+    shown = {_stem(path) for path in _files(folder, 'JPEGImages', name, '.jpg')}
+    lost = [path for path in paths if _stem(path) not in shown]
+    if lost:
+        raise ValueError(f'{name}: {len(lost)} masks without a frame, first {lost[:3]}')
+    return paths
+
+
+def _stem(path):
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _files(folder, kind, name, ending):
+    path = os.path.join(folder, kind, name)
+    found = sorted(n for n in os.listdir(path) if n.endswith(ending)) if os.path.isdir(path) else []
+    if not found:
+        raise FileNotFoundError(f'video {name}: no {ending} files in {path}; download: {PAGE}')
+    return [os.path.join(path, n) for n in found]
+
+
+def objects(root: str, name: str, split: str = 'train') -> dict:
+    """{object id: names of the annotated frames that show it}, of meta.json, else of the masks.
+
+    Raises:
+      ValueError: meta.json names frames that the video does not have.
+    """
+    folder = resolve(root, split)
+    entry = _meta(folder).get(name)
+    if entry is None:
+        result = {}
+        for path in masks(root, name, split):
+            for number in np.unique(pictures.read_mask(path)):
+                if 0 < number < 255:
+                    result.setdefault(int(number), []).append(_stem(path))
+        return result
+    shown = {_stem(path) for path in frames(root, name, split)}
+    result = {int(number): item['frames'] for number, item in entry['objects'].items()}
+    absent = sorted({f for names in result.values() for f in names} - shown)
+    if absent:
+        raise ValueError(
+            f'{name}: meta.json names {len(absent)} frames that {folder}/JPEGImages/{name} lacks, '
+            f'first {absent[:3]}'
+        )
+    return result
+
+
+def check(root: str) -> dict:
+    """Counts {'sequences', 'frames', 'masks', 'objects'} over the splits that are there.
+
+    Raises:
+      FileNotFoundError, ValueError: what is missing or disagrees, by name.
+    """
+    counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
+    splits = [s for s in SPLITS if os.path.isdir(os.path.join(root, s))] or ['train']
+    for split in splits:
+        for name in sequences(root, split):
+            counts['sequences'] += 1
+            counts['frames'] += len(frames(root, name, split))
+            counts['masks'] += len(masks(root, name, split))
+            counts['objects'] += len(objects(root, name, split))
+    return counts
