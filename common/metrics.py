@@ -71,7 +71,7 @@ def statistics(values) -> tuple[float, float, float]:
     first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
     return (
         float(np.nanmean(values)),
-        float(np.nanmean(values > 0.5)),
+        float(np.mean(np.nan_to_num(values) > 0.5)),
         float(np.nanmean(first) - np.nanmean(last)),
     )
 

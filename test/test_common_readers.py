@@ -1,0 +1,173 @@
+"""Readers of DAVIS, YouTube-VOS and COCO on drawn trees, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from common import coco, davis, masks, youtube_vos
+
+VIDEO = '0aaaaaaaaa'
+
+
+@pytest.fixture
+def tree(drawn, tmp_path):
+    """A copy of the drawn sets that a test may break."""
+
+    def copy(name):
+        return shutil.copytree(drawn[name], str(tmp_path / name))
+
+    return copy
+
+
+def test_davis(drawn):
+    root = drawn['davis']
+    assert davis.check(root) == {'sequences': 9, 'frames': 90, 'masks': 90, 'objects': 9}
+    assert davis.check(drawn['davis2017'])['objects'] == 22
+    names = davis.sequences(root, 'val')
+    assert names == ['drawn-x', 'drawn-y', 'drawn-z']
+    pairs = davis.pairs(root, names)
+    assert len(pairs) == 30 and all(os.path.isfile(p) for pair in pairs for p in pair)
+    assert davis.frames(root, 'drawn-x')[3].endswith('JPEGImages/480p/drawn-x/00003.jpg')
+    assert davis.resolve(os.path.dirname(root)) == root
+
+
+def test_davis_lists_in_every_form(tree):
+    root = tree('davis')
+    names = ['drawn-x', 'drawn-y', 'drawn-z']
+    shutil.rmtree(os.path.join(root, 'ImageSets', '2016'))
+    assert davis.sequences(root, 'val') == names  # ImageSets/480p: pairs of paths
+    shutil.rmtree(os.path.join(root, 'ImageSets', '480p'))
+    with open(os.path.join(root, 'val_seqs.txt'), 'w') as f:
+        f.write('drawn-z\n\ndrawn-y\n')
+    assert davis.sequences(root, 'val') == ['drawn-z', 'drawn-y']
+    with pytest.raises(FileNotFoundError, match="no list of split 'train'"):
+        davis.sequences(root, 'train')
+    shutil.rmtree(os.path.join(root, 'ImageSets'))
+    assert len(davis.sequences(root, 'train')) == 9  # no lists at all: every folder
+
+
+def test_davis_faults_are_named(tree, tmp_path):
+    root = tree('davis')
+    lists = os.path.join(root, 'ImageSets', '2016', 'val.txt')
+    os.remove(os.path.join(root, 'Annotations', '480p', 'drawn-a', '00004.png'))
+    with pytest.raises(
+        FileNotFoundError, match='1 of 10 frames have no mask, first: .*drawn-a/00004.png'
+    ):
+        davis.pairs(root, ['drawn-a'])
+    with pytest.raises(FileNotFoundError, match=r"no sequence 'absent'.*there are \['drawn-a'"):
+        davis.frames(root, 'absent')
+    with open(lists, 'a') as f:
+        f.write('absent\n')
+    with pytest.raises(
+        ValueError, match=r"without a folder.*\['absent'\]; download: https://davischallenge.org"
+    ):
+        davis.sequences(root, 'val')
+    open(lists, 'w').close()
+    with pytest.raises(ValueError, match='val.txt is empty'):
+        davis.sequences(root, 'val')
+    with pytest.raises(FileNotFoundError, match='no DAVIS data at .*JPEGImages/480p.*download'):
+        davis.check(str(tmp_path / 'nowhere'))
+
+
+def test_real_davis(shared_data):
+    counts = davis.check(str(shared_data / 'DAVIS'))
+    assert counts == {'sequences': 18, 'frames': 203, 'masks': 203, 'objects': 18}
+    assert davis.check(str(shared_data / 'DAVIS2017_240p'))['objects'] == 7
+    assert davis.sequences(str(shared_data / 'DAVIS'), 'val')[0] == 'blackswan'
+
+
+def test_youtube_vos(drawn):
+    root = drawn['youtube_vos']
+    assert youtube_vos.check(root) == {'sequences': 4, 'frames': 64, 'masks': 13, 'objects': 8}
+    assert youtube_vos.sequences(root, 'valid') == ['0ddddddddd']
+    assert len(youtube_vos.frames(root, VIDEO)) == 16
+    assert [os.path.basename(p) for p in youtube_vos.masks(root, VIDEO)][:2] == [
+        '00000.png',
+        '00005.png',
+    ]
+    listed = youtube_vos.objects(root, VIDEO)
+    assert set(listed) == {1, 2} and '00000' in listed[1]
+    os.rename(os.path.join(root, 'train', 'meta.json'), os.path.join(root, 'meta.bak'))
+    try:
+        assert youtube_vos.objects(root, VIDEO) == listed  # counted in the masks
+    finally:
+        os.rename(os.path.join(root, 'meta.bak'), os.path.join(root, 'train', 'meta.json'))
+
+
+def test_youtube_vos_faults_are_named(tree, tmp_path):
+    root = tree('youtube_vos')
+    folder = os.path.join(root, 'train', 'JPEGImages', VIDEO)
+    os.remove(os.path.join(folder, '00005.jpg'))
+    with pytest.raises(ValueError, match=r"meta.json names 1 frames.*\['00005'\]"):
+        youtube_vos.objects(root, VIDEO)
+    with pytest.raises(ValueError, match='1 masks without a frame'):
+        youtube_vos.masks(root, VIDEO)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=VIDEO):
+        youtube_vos.sequences(root, 'train')
+    with open(os.path.join(root, 'train', 'meta.json'), 'w') as f:
+        f.write('{')
+    with pytest.raises(ValueError, match='is no meta.json'):
+        youtube_vos.sequences(root, 'train')
+    with pytest.raises(
+        FileNotFoundError, match='no YouTube-VOS data at .*download: https://youtube-vos.org'
+    ):
+        youtube_vos.check(str(tmp_path / 'nowhere'))
+
+
+def test_coco(drawn):
+    root = drawn['coco']
+    counts = coco.check(root)
+    assert (
+        counts['sequences'] == counts['frames'] == 16 and counts['masks'] == counts['objects'] > 30
+    )
+    crowd = coco.masks(root, '12')[0]
+    assert coco.annotations(root, '12')[0]['iscrowd'] == 1
+    assert crowd.shape == masks.read_image(coco.frames(root, '12')[0]).shape[:2]
+    assert crowd.sum() == coco.annotations(root, '12')[0]['area']
+
+
+def test_coco_faults_are_named(tree, tmp_path):
+    root = tree('coco')
+    os.remove(os.path.join(root, 'train2017', '000000000003.jpg'))
+    with pytest.raises(
+        FileNotFoundError, match='picture 3 of train2017 is missing: tried .*000000000003.jpg'
+    ):
+        coco.frames(root, '3')
+    with pytest.raises(FileNotFoundError, match='1 pictures are missing'):
+        coco.check(root)
+    with pytest.raises(ValueError, match='has no picture 99'):
+        coco.masks(root, '99')
+    with pytest.raises(
+        FileNotFoundError, match='no COCO annotations at .*download: https://cocodataset.org'
+    ):
+        coco.sequences(str(tmp_path), 'train2017')
+
+
+def test_coco_shapes_outside_the_picture_are_cut_off():
+    inside = coco.mask({'segmentation': [[2, 2, 8, 2, 8, 8, 2, 8]]}, 20, 30)
+    outside = coco.mask({'segmentation': [[-50, -50, 8, -50, 8, 8, -50, 8]]}, 20, 30)
+    assert inside.sum() == 36 and outside.shape == (20, 30) and outside[:8, :8].all()
+    assert not coco.mask({'segmentation': [[1, 1, 2, 2]]}, 20, 30).any()  # a line has no area
+
+
+def test_real_trees(shared_data):
+    assert youtube_vos.check(str(shared_data / 'YouTubeVOS_like'))['objects'] == 2
+    assert coco.check(str(shared_data / 'coco'))['sequences'] == 34
+    name = coco.sequences(str(shared_data / 'coco'))[0]
+    first = coco.masks(str(shared_data / 'coco'), name)[0]
+    area = coco.annotations(str(shared_data / 'coco'), name)[0]['area']
+    assert abs(int(first.sum()) - area) <= 0.05 * area + 20
+    assert np.unique(first).tolist() == [0, 1]
+
+
+def test_meta_json_is_official_json(drawn):
+    with open(os.path.join(drawn['youtube_vos'], 'train', 'meta.json')) as f:
+        meta = json.load(f)
+    assert set(meta) == {'videos'}
+    assert set(meta['videos'][VIDEO]['objects']['1']) == {'category', 'frames'}
