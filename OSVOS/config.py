@@ -68,7 +68,7 @@ def _full():
         online_steps=2000,           # updates on the first frame (PTv: 10,000 passes by 5)
         online_learning_rate=1e-5,   # median of MSv's per-sequence table, one for all sequences
         online_accumulate=1,         # passes an update
-        threshold=0.5,               # probability; authors: 'around 0.8' (PTv issue 26)
+        threshold=0.5,               # probability of the object (MSv)
         # run
         seed=1,                      # MSv train.py
         log_steps=20,                # updates a progress line
@@ -93,6 +93,7 @@ def _paper():
         schedule='steps', lr_boundaries=stages, lr_values=[1, 0.1, 1, 0.1, 1, 0.1],
         side_schedule='steps', side_boundaries=[15000, 30000], side_values=[1.0, 0.5, 0.0],
         online_learning_rate=1e-8 * PIXELS, online_accumulate=5,  # PTv train_online.py
+        threshold=162 / 255,                     # TFv osvos_demo.py
     )
 
 
@@ -105,5 +106,6 @@ def _smoke():
         height=120, width=214, channels=0.25, init_std=0.05,  # from scratch: no ImageNet weights
         batch_size=4, train_steps=150, learning_rate=1e-3, schedule='constant',
         online_steps=100, online_learning_rate=1e-3,
+        threshold=0.8,  # authors: 'around 0.8' (PTv issue 26); the balanced loss favours the object
         log_steps=10, checkpoint_steps=50, keep_checkpoints=2,
     )

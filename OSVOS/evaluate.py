@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 
 import cv2
 import numpy as np
@@ -57,9 +58,28 @@ def segment(cfg, checkpoints: dict, frames, shape: tuple[int, int]):
     """
     ids = np.array([number or 1 for number in checkpoints], np.uint8)
     streams = [probabilities(cfg, prefix, frames, shape) for prefix in checkpoints.values()]
+    streams = [spooled(stream, shape) for stream in streams[:-1]] + streams[-1:]
     for maps in zip(*streams):
         best = np.argmax(maps, axis=0) if len(maps) > 1 else np.zeros(shape, np.intp)
         yield np.where(np.max(maps, axis=0) > cfg.threshold, ids[best], 0).astype(np.uint8)
+
+
+def spooled(maps, shape: tuple[int, int]):
+    """The maps float32 [H, W] of a generator, run to its end now, through a temporary file.
+
+    Two predictions of tf.estimator cannot run side by side in one process.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115, closed with the generator below
+    for map_ in maps:
+        file.write(map_.astype(np.float32).tobytes())
+    file.seek(0)
+
+    def again():
+        with file:
+            for data_ in iter(lambda: file.read(4 * shape[0] * shape[1]), b''):
+                yield np.frombuffer(data_, np.float32).reshape(shape)
+
+    return again()
 
 
 def sequence(cfg, root: str, name: str, checkpoints: dict, output_path: str) -> None:

@@ -238,6 +238,7 @@ class ProgressHook(tf.train.SessionRunHook):
         """`loss_path`: a file that gets one loss a line; the graph's loss is named `train_loss`."""
         self.steps, self.images = cfg.train_steps, cfg.batch_size * rank()[1]
         self.every = max(1, min(cfg.log_steps, self.steps // 3))
+        self.loop = cfg.iterations_per_loop
         self.loss_path, self.fps, self.last_loss = loss_path, None, None
 
     def begin(self):
@@ -246,7 +247,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self.fetches = {'step': tf.train.get_global_step(), 'loss': named('train_loss:0')}
         with contextlib.suppress(KeyError):
             self.fetches['scale'] = named('loss_scale:0')
-        self.time = self.step = self.start = None
+        self.time = self.step = self.start = self.seen = None
         self.attempts = 0
 
     def before_run(self, run_context):
@@ -256,19 +257,22 @@ class ProgressHook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
         """Prints a line every interval."""
         values, now = run_values.results, time.time()
-        step = int(values['step'])
+        step = int(values['step'])  # of before or after this update: reads are not ordered
         self.last_loss = float(values['loss'])
-        self.attempts = 0 if self.step is None or step > self.seen else self.attempts + 1
+        self.attempts = 0 if self.seen is None or step > self.seen else self.attempts + 1
         self.seen = step
         if self.attempts > STALLED:
             raise RuntimeError(
                 f'{STALLED} steps in a row overflowed at step {step}, loss scale '
                 f'{values.get("scale")}: lower --learning_rate or --loss_scale'
             )
-        if self.step is None:
-            self.step, self.time = step, now
-        if step - self.step >= self.every or step >= self.steps > self.step:
-            self._report(step, now, values.get('scale'))
+        target = self.steps if self.step is None else min(self.step + self.every, self.steps)
+        if self.step is None or step + self.loop >= target:
+            step = int(run_context.session.run(self.fetches['step']))
+            if self.step is None:
+                self.step, self.time = step, now
+            elif step >= target > self.step:
+                self._report(step, now, values.get('scale'))
 
     def _report(self, step, now, scale):
         seconds = (now - self.time) / (step - self.step)
