@@ -222,7 +222,7 @@ def wrap_optimizer(optimizer, cfg):
         )
     else:
         manager = npu.FixedLossScaleManager(loss_scale=float(cfg.loss_scale))
-    tf.identity(manager.get_loss_scale(), name='loss_scale')
+    tf.identity(manager.get_loss_scale(), name='progress_loss_scale')
     return npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=cards > 1)
 
 
@@ -246,7 +246,7 @@ class ProgressHook(tf.train.SessionRunHook):
         named = tf.get_default_graph().get_tensor_by_name
         self.fetches = {'step': tf.train.get_global_step(), 'loss': named('train_loss:0')}
         with contextlib.suppress(KeyError):
-            self.fetches['scale'] = named('loss_scale:0')
+            self.fetches['scale'] = named('progress_loss_scale:0')
         self.time = self.step = self.start = self.seen = None
         self.attempts = 0
 
