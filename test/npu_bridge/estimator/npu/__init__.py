@@ -1,0 +1,1 @@
+"""NPUEstimator, its configuration, optimizers, hooks and scopes."""

@@ -1,0 +1,1 @@
+"""Collective communication of the stand-in: one process."""
