@@ -61,6 +61,10 @@ def estimator(model_fn, cfg, model_dir: str):
     """NPUEstimator on Ascend, tf.estimator.Estimator on CPU, params=cfg."""
     model_dir = os.path.abspath(model_dir)
     if cfg.device != 'npu':
+        if rank()[1] > 1:
+            raise ValueError(
+                f'RANK_SIZE={rank()[1]}: several cards need the NPU, this is a CPU run'
+            )
         return tf.estimator.Estimator(model_fn, model_dir, _cpu_run_config(cfg), dict(cfg))
     from npu_bridge.npu_init import NPUEstimator
 
@@ -91,21 +95,13 @@ def _npu_run_config(cfg, model_dir):
     from npu_bridge.npu_init import NPURunConfig
 
     settings = dict(
-        model_dir=model_dir,
-        tf_random_seed=cfg.seed,
-        session_config=_session_config(),
-        save_checkpoints_steps=cfg.checkpoint_steps,
-        keep_checkpoint_max=cfg.keep_checkpoints,
-        save_summary_steps=0,
-        log_step_count_steps=cfg.log_steps,
-        iterations_per_loop=cfg.iterations_per_loop,
-        enable_data_pre_proc=True,
-        hcom_parallel=True,
-        enable_small_channel=1,
-        precision_mode=cfg.precision_mode,
-        op_compiler_cache_mode='enable',
-        op_compiler_cache_dir=_folder(model_dir, 'kernel_cache'),
-    )
+        model_dir=model_dir, tf_random_seed=cfg.seed, session_config=_session_config(),
+        save_checkpoints_steps=cfg.checkpoint_steps, keep_checkpoint_max=cfg.keep_checkpoints,
+        save_summary_steps=0, log_step_count_steps=cfg.log_steps,
+        iterations_per_loop=cfg.iterations_per_loop, enable_data_pre_proc=True,
+        hcom_parallel=True, enable_small_channel=1, precision_mode=cfg.precision_mode,
+        op_compiler_cache_mode='enable', op_compiler_cache_dir=_folder(model_dir, 'kernel_cache'),
+    )  # fmt: skip
     if cfg.precision_mode.startswith('allow_mix_precision'):
         settings['modify_mixlist'] = _mixlist(cfg, model_dir)
     settings.update(_debug_settings(cfg, os.path.dirname(model_dir)))
@@ -309,18 +305,15 @@ def write_result(cfg, folder: str, hook: ProgressHook, accuracy: float | None = 
             'more --steps than the output folder has already'
         )
     seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
-    rows = [
-        ('Network', cfg.name),
-        ('RankSize', rank()[1]),
-        ('BatchSize', cfg.batch_size),
-        ('DeviceType', platform.machine()),
-        ('CaseName', case_name(cfg)),
-        ('ActualFPS', f'{hook.fps:.2f}'),
-        ('TrainingTime', f'{hook.images * 1000 / hook.fps:.2f}'),
-    ]
-    rows += [] if accuracy is None else [('TrainAccuracy', f'{accuracy:.4f}')]
-    rows += [('ActualLoss', f'{hook.last_loss:.6g}'), ('E2ETrainingTime', seconds)]
-    text = ''.join(f'{key} = {value}\n' for key, value in rows)
+    rows = {
+        'Network': cfg.name, 'RankSize': rank()[1], 'BatchSize': cfg.batch_size,
+        'DeviceType': platform.machine(), 'CaseName': case_name(cfg),
+        'ActualFPS': f'{hook.fps:.2f}', 'TrainingTime': f'{hook.images * 1000 / hook.fps:.2f}',
+    }  # fmt: skip
+    if accuracy is not None:
+        rows['TrainAccuracy'] = f'{accuracy:.4f}'
+    rows.update(ActualLoss=f'{hook.last_loss:.6g}', E2ETrainingTime=seconds)
+    text = ''.join(f'{key} = {value}\n' for key, value in rows.items())
     replace_file(os.path.join(folder, f'{case_name(cfg)}.log'), text)
     print('------------------ Final result ------------------')
     print(f'Final Performance images/sec : {hook.fps:.2f}')

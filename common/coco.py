@@ -55,6 +55,7 @@ def sequences(root: str, split: str = 'train2017') -> list[str]:
 def frames(root: str, name: str, split: str = 'train2017') -> list[str]:
     """[path] of the picture with id `name`. Raises FileNotFoundError where it is not there."""
     file_name = _image(root, name, split)['file_name']
+    root = os.path.abspath(root)
     tried = [os.path.join(root, *place, file_name) for place in ((split,), ('images', split))]
     for path in tried:
         if os.path.isfile(path):
@@ -66,14 +67,18 @@ def frames(root: str, name: str, split: str = 'train2017') -> list[str]:
 
 def _image(root, name, split):
     images = index(root, split).imgs
-    if int(name) not in images:
+    if not name.isdigit() or int(name) not in images:
         raise ValueError(f'instances_{split}.json has no picture {name}')
     return images[int(name)]
 
 
 def annotations(root: str, name: str, split: str = 'train2017') -> list[dict]:
-    """The picture's instances as they are in the file: segmentation, area, bbox, iscrowd, ..."""
-    return index(root, split).imgToAnns[int(name)]
+    """The picture's instances as they are in the file: segmentation, area, bbox, iscrowd, ...
+
+    Raises:
+      ValueError: no such picture.
+    """
+    return index(root, split).imgToAnns[_image(root, name, split)['id']]
 
 
 def masks(root: str, name: str, split: str = 'train2017') -> list[np.ndarray]:
@@ -107,7 +112,8 @@ def check(root: str) -> dict:
     """
     folder = os.path.join(root, 'annotations')
     found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    splits = [n[len('instances_') : -len('.json')] for n in found if n.startswith('instances_')]
+    named = [n for n in found if n.startswith('instances_') and n.endswith('.json')]
+    splits = [n[len('instances_') : -len('.json')] for n in named]
     if not splits:
         raise FileNotFoundError(
             f'no instances_*.json in {os.path.abspath(folder)}. Expected {TREE}; download: {PAGE}'

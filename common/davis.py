@@ -9,6 +9,8 @@ davischallenge.org).
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
 
 import numpy as np
@@ -50,8 +52,22 @@ def sequences(root: str, split: str, year: str = '2016') -> list[str]:
     year's list, else every folder.
 
     Raises:
-      ValueError: an empty list, a sequence without a folder.
+      ValueError: an empty list, a sequence without a folder. FileNotFoundError: no such split.
     """
+    root = resolve(root)
+    path = _list(root, split, year)
+    if path:
+        return _listed(root, path)
+    if os.path.isdir(os.path.join(root, 'ImageSets')):
+        there = sorted(glob.glob(os.path.join(root, 'ImageSets', '*', '*.txt')))
+        raise FileNotFoundError(
+            f'no list of split {split!r} under {root}/ImageSets; there are '
+            f'{[os.path.relpath(path, root) for path in there]}'
+        )
+    return _folders(root)
+
+
+def _list(root, split, year):
     other = '2017' if year == '2016' else '2016'
     for place in (
         f'ImageSets/{year}/{split}.txt',
@@ -62,10 +78,13 @@ def sequences(root: str, split: str, year: str = '2016') -> list[str]:
     ):
         path = os.path.join(root, *place.split('/'))
         if os.path.isfile(path):
-            return _listed(root, path)
-    if os.path.isdir(os.path.join(root, 'ImageSets')):
-        raise FileNotFoundError(f'no list of split {split!r} under {root}/ImageSets')
-    return sorted(os.listdir(os.path.join(root, 'JPEGImages', '480p')))
+            return path
+    return None
+
+
+def _folders(root):
+    found = os.scandir(os.path.join(root, 'JPEGImages', '480p'))
+    return sorted(entry.name for entry in found if entry.is_dir())
 
 
 def _listed(root, path):
@@ -89,6 +108,8 @@ def _folder(root, kind, name):
 
 def _files(root, kind, name, ending):
     folder = _folder(root, kind, name)
+    if not os.path.isdir(folder):  # results without pictures are read too
+        folder = _folder(resolve(root), kind, name)
     if not os.path.isdir(folder):
         there = (
             sorted(os.listdir(os.path.dirname(folder)))
@@ -120,6 +141,7 @@ def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
     Raises:
       FileNotFoundError: a frame without its mask: the first three are named.
     """
+    root = resolve(root)
     result = [
         (
             frame,
@@ -141,18 +163,24 @@ def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
 
 def check(root: str) -> dict:
     """Counts {'sequences', 'frames', 'masks', 'objects'} of a tree; objects are counted in first
-    masks.
+    masks. A sequence with more than its first mask (test-dev has no more) needs one a frame; the
+    lists of train and val are read where they are.
 
     Raises:
       FileNotFoundError, ValueError: what is missing or unreadable, by name.
     """
     root = resolve(root)
-    names = sorted(os.listdir(os.path.join(root, 'JPEGImages', '480p')))
+    for year, split in itertools.product(('2016', '2017'), ('train', 'val')):
+        if _list(root, split, year):
+            sequences(root, split, year)
+    names = _folders(root)
     counts = {'sequences': len(names), 'frames': 0, 'masks': 0, 'objects': 0}
     for name in names:
         counts['frames'] += len(frames(root, name))
         paths = masks(root, name)
         counts['masks'] += len(paths)
+        if len(paths) > 1:
+            pairs(root, [name])
         first = pictures.read_mask(paths[0])
         counts['objects'] += len(set(np.unique(first).tolist()) - {0, 255})
     return counts

@@ -1,14 +1,15 @@
 """Reader of YouTube-VOS trees (Xu et al. 2018; youtube-vos.org), with the functions of davis.py.
 
-    <root>/train/meta.json                        objects of every video and the frames that show
-    them <root>/train/JPEGImages/<video>/00000.jpg <root>/train/Annotations/<video>/00000.png
-    every fifth frame; in valid the frames where objects appear
+    <root>/train/meta.json                        objects and the frames that show them
+    <root>/train/JPEGImages/<video>/00000.jpg
+    <root>/train/Annotations/<video>/00000.png    every fifth frame; in valid, where objects appear
 
 `root` is the folder that has train/ or valid/, or a split's own folder.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -44,9 +45,9 @@ def sequences(root: str, split: str = 'train') -> list[str]:
       ValueError: meta.json names videos without a folder, or none.
     """
     folder = resolve(root, split)
-    there = sorted(os.listdir(os.path.join(folder, 'JPEGImages')))
+    there = _folders(folder)
     listed = sorted(_meta(folder)) or there
-    absent = [name for name in listed if name not in there]
+    absent = sorted(set(listed) - set(there))
     if absent or not listed:
         raise ValueError(
             f'{folder}/meta.json lists {len(absent)} videos without a folder in JPEGImages, '
@@ -55,14 +56,26 @@ def sequences(root: str, split: str = 'train') -> list[str]:
     return listed
 
 
+def _folders(folder):
+    found = os.scandir(os.path.join(folder, 'JPEGImages'))
+    return sorted(entry.name for entry in found if entry.is_dir())
+
+
 def _meta(folder):
     path = os.path.join(folder, 'meta.json')
-    if not os.path.isfile(path):
-        return {}
+    return _videos(path, os.stat(path).st_mtime_ns) if os.path.isfile(path) else {}
+
+
+@functools.lru_cache(maxsize=4)  # the official train file takes 0.1 s to parse, for every video
+def _videos(path, _changed):
     try:
         with open(path) as f:
-            return json.load(f)['videos']
-    except (ValueError, KeyError) as error:
+            videos = json.load(f)['videos']
+        return {
+            name: {int(n): item['frames'] for n, item in video['objects'].items()}
+            for name, video in videos.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is no meta.json of YouTube-VOS: {error!r}') from None
 
 
@@ -114,7 +127,7 @@ def objects(root: str, name: str, split: str = 'train') -> dict:
                     result.setdefault(int(number), []).append(_stem(path))
         return result
     shown = {_stem(path) for path in frames(root, name, split)}
-    result = {int(number): item['frames'] for number, item in entry['objects'].items()}
+    result = {number: list(names) for number, names in entry.items()}
     absent = sorted({f for names in result.values() for f in names} - shown)
     if absent:
         raise ValueError(
@@ -133,7 +146,14 @@ def check(root: str) -> dict:
     counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
     splits = [s for s in SPLITS if os.path.isdir(os.path.join(root, s))] or ['train']
     for split in splits:
-        for name in sequences(root, split):
+        names, folder = sequences(root, split), resolve(root, split)
+        unlisted = sorted(set(_folders(folder)) - set(names))
+        if unlisted:
+            raise ValueError(
+                f'{folder}/JPEGImages has {len(unlisted)} videos that meta.json does not name, '
+                f'first {unlisted[:3]}'
+            )
+        for name in names:
             counts['sequences'] += 1
             counts['frames'] += len(frames(root, name, split))
             counts['masks'] += len(masks(root, name, split))

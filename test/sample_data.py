@@ -134,9 +134,7 @@ def draw_davis(root: Path, draw: np.random.RandomState, year: str = '2016') -> N
                 lines[split].append(f'/{frame} /{label} \n')
     for split, names in lists.items():
         write_text(root / 'ImageSets' / year / f'{split}.txt', '\n'.join(names) + '\n')
-        if (
-            year == '2016'
-        ):  # the official 2016 lists are pairs of paths, with a blank before the line's end
+        if year == '2016':  # the official lists are pairs of paths, a blank before the line's end
             write_text(root / 'ImageSets' / '480p' / f'{split}.txt', ''.join(lines[split]))
 
 
@@ -260,7 +258,7 @@ def draw(output: str, sets=tuple(SETS), seed: int = 0) -> dict:
         marker, text = target / FINISHED, json.dumps({'set': name, 'seed': seed, 'version': 1})
         if marker.is_file() and marker.read_text() == text:
             continue
-        if target.exists():
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise FileExistsError(
                 f'{target} is there already and is not this drawing; choose another --output'
             )

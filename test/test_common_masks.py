@@ -87,6 +87,29 @@ def test_missing_and_broken_files(tmp_path, read, picture):
             read(str(tmp_path / name))
 
 
+def test_deep_masks_are_refused(tmp_path):
+    path = str(tmp_path / 'm.png')
+    cv2.imwrite(path, np.array([[0, 1], [2, 300]], np.uint16))
+    with pytest.raises(ValueError, match='m.png has 16 or 32 bits'):
+        masks.read_mask(path)
+
+
+def test_damaged_masks_are_errors_or_whole(tmp_path, ids):
+    path = tmp_path / 'm.png'
+    masks.write_mask(str(path), ids)
+    data, draw = path.read_bytes(), np.random.RandomState(0)
+    for _ in range(300):
+        broken = bytearray(data)
+        broken[draw.randint(len(data))] ^= 1 << draw.randint(8)
+        path.write_bytes(broken)
+        try:
+            result = masks.read_mask(str(path))
+        except ValueError as error:
+            assert 'm.png' in str(error)
+        else:
+            assert np.array_equal(result, ids)
+
+
 def test_truncated_jpeg_is_an_error(tmp_path, picture):
     data = cv2.imencode('.jpg', picture)[1].tobytes()
     path = tmp_path / 'f.jpg'
@@ -104,6 +127,10 @@ def test_overlay_colours_objects_and_leaves_void_and_background(picture, ids):
     assert drawn[10, 15].tolist() == masks.PALETTE[1, ::-1].tolist()
     assert drawn[28, 40].tolist() == masks.PALETTE[7, ::-1].tolist()
     assert not np.shares_memory(drawn, picture)
+    flat = masks.overlay(picture, ids, contour=False)
+    assert np.array_equal(flat[ids == 0], picture[ids == 0])
+    with pytest.raises(ValueError, match='does not fit'):
+        masks.overlay(picture, ids[:-1])
 
 
 def test_contact_sheet(picture):
@@ -124,6 +151,10 @@ def test_video_comes_back_frame_by_frame(tmp_path):
     assert os.listdir(tmp_path) == ['v.mp4']
     with pytest.raises(ValueError, match='no frames'):
         masks.write_video(path, [])
+    assert len(list(masks.read_video(path))) == 5
+    with pytest.raises(ValueError, match='frame 1 for .*v.mp4 is .30, 64, 3., the first .48'):
+        masks.write_video(path, [frames[0], frames[0][:30]])
+    assert os.listdir(tmp_path) == ['v.mp4']  # the old one, and nothing half written
     with pytest.raises(OSError, match='cannot write a video'):
         masks.write_video(str(tmp_path / 'no' / 'v.mp4'), frames)
 

@@ -34,6 +34,8 @@ def test_davis(drawn):
     assert len(pairs) == 30 and all(os.path.isfile(p) for pair in pairs for p in pair)
     assert davis.frames(root, 'drawn-x')[3].endswith('JPEGImages/480p/drawn-x/00003.jpg')
     assert davis.resolve(os.path.dirname(root)) == root
+    assert davis.sequences(os.path.dirname(root), 'val') == names
+    assert davis.frames(os.path.dirname(root), names[0]) == davis.frames(root, names[0])
 
 
 def test_davis_lists_in_every_form(tree):
@@ -45,7 +47,7 @@ def test_davis_lists_in_every_form(tree):
     with open(os.path.join(root, 'val_seqs.txt'), 'w') as f:
         f.write('drawn-z\n\ndrawn-y\n')
     assert davis.sequences(root, 'val') == ['drawn-z', 'drawn-y']
-    with pytest.raises(FileNotFoundError, match="no list of split 'train'"):
+    with pytest.raises(FileNotFoundError, match=r"no list of split 'train'.*there are \[\]"):
         davis.sequences(root, 'train')
     shutil.rmtree(os.path.join(root, 'ImageSets'))
     assert len(davis.sequences(root, 'train')) == 9  # no lists at all: every folder
@@ -59,6 +61,8 @@ def test_davis_faults_are_named(tree, tmp_path):
         FileNotFoundError, match='1 of 10 frames have no mask, first: .*drawn-a/00004.png'
     ):
         davis.pairs(root, ['drawn-a'])
+    with pytest.raises(FileNotFoundError, match='drawn-a/00004.png'):
+        davis.check(root)
     with pytest.raises(FileNotFoundError, match=r"no sequence 'absent'.*there are \['drawn-a'"):
         davis.frames(root, 'absent')
     with open(lists, 'a') as f:
@@ -67,11 +71,23 @@ def test_davis_faults_are_named(tree, tmp_path):
         ValueError, match=r"without a folder.*\['absent'\]; download: https://davischallenge.org"
     ):
         davis.sequences(root, 'val')
+    with pytest.raises(ValueError, match='without a folder'):
+        davis.check(root)
     open(lists, 'w').close()
     with pytest.raises(ValueError, match='val.txt is empty'):
         davis.sequences(root, 'val')
     with pytest.raises(FileNotFoundError, match='no DAVIS data at .*JPEGImages/480p.*download'):
         davis.check(str(tmp_path / 'nowhere'))
+
+
+def test_davis_with_first_masks_and_stray_files(tree):
+    root = tree('davis')
+    open(os.path.join(root, 'JPEGImages', '480p', '.DS_Store'), 'w').close()
+    folder = os.path.join(root, 'Annotations', '480p', 'drawn-a')
+    for name in os.listdir(folder):
+        if name != '00000.png':
+            os.remove(os.path.join(folder, name))
+    assert davis.check(root) == {'sequences': 9, 'frames': 90, 'masks': 81, 'objects': 9}
 
 
 def test_real_davis(shared_data):
@@ -110,14 +126,25 @@ def test_youtube_vos_faults_are_named(tree, tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=VIDEO):
         youtube_vos.sequences(root, 'train')
-    with open(os.path.join(root, 'train', 'meta.json'), 'w') as f:
-        f.write('{')
-    with pytest.raises(ValueError, match='is no meta.json'):
-        youtube_vos.sequences(root, 'train')
+    for text in ('{', '[]', '{"videos": {"a": 1}}'):
+        with open(os.path.join(root, 'train', 'meta.json'), 'w') as f:
+            f.write(text)
+        with pytest.raises(ValueError, match='is no meta.json'):
+            youtube_vos.sequences(root, 'train')
     with pytest.raises(
         FileNotFoundError, match='no YouTube-VOS data at .*download: https://youtube-vos.org'
     ):
         youtube_vos.check(str(tmp_path / 'nowhere'))
+
+
+def test_youtube_vos_videos_that_meta_does_not_name(tree):
+    root = tree('youtube_vos')
+    folder = os.path.join(root, 'train', 'JPEGImages')
+    open(os.path.join(folder, '.DS_Store'), 'w').close()
+    assert youtube_vos.check(root)['sequences'] == 4
+    shutil.copytree(os.path.join(folder, VIDEO), os.path.join(folder, 'stranger'))
+    with pytest.raises(ValueError, match=r"meta.json does not name, first \['stranger'\]"):
+        youtube_vos.check(root)
 
 
 def test_coco(drawn):
@@ -141,8 +168,10 @@ def test_coco_faults_are_named(tree, tmp_path):
         coco.frames(root, '3')
     with pytest.raises(FileNotFoundError, match='1 pictures are missing'):
         coco.check(root)
-    with pytest.raises(ValueError, match='has no picture 99'):
-        coco.masks(root, '99')
+    for read in (coco.masks, coco.annotations, coco.frames):
+        for name in ('99', 'text'):
+            with pytest.raises(ValueError, match=f'has no picture {name}'):
+                read(root, name)
     with pytest.raises(
         FileNotFoundError, match='no COCO annotations at .*download: https://cocodataset.org'
     ):

@@ -35,6 +35,9 @@ def test_what_is_there_is_kept(tmp_path):
     assert (path / 'annotations').stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match='not this drawing'):
         sample_data.draw(str(tmp_path), ('coco',), seed=5)
+    empty = tmp_path / 'other' / 'coco'
+    empty.mkdir(parents=True)
+    assert digest(sample_data.draw(str(empty.parent), ('coco',))['coco']) == digest(path)
     with pytest.raises(ValueError, match="no set .'cocoa'"):
         sample_data.draw(str(tmp_path), ('cocoa',))
 
