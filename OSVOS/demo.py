@@ -18,6 +18,8 @@ from common import masks
 from . import cli, evaluate, online
 from .config import get_config
 
+SHEET = 8  # pictures of sheet.png, at least, where there are so many frames
+
 
 def first_frame(args, output_path: str) -> tuple[str, tuple[int, int]]:
     """Writes the first frame where online training reads it; returns its path and (H, W)."""
@@ -70,19 +72,22 @@ def main(argv=None):
     image_path, shape = first_frame(args, output_path)
     checkpoints = train_objects(cfg, args, image_path, output_path)
     folder = cli.writable(os.path.join(output_path, 'masks'))
-    sheet = []
+    sheet, every = [], 1
+
+    def frames():
+        return (image for _, image in masks.read_frames(args.input))
 
     def drawn():
+        nonlocal sheet, every
         results = evaluate.segment(cfg, checkpoints, frames, shape)
         for i, ((name, image), mask) in enumerate(zip(masks.read_frames(args.input), results)):
             masks.write_mask(os.path.join(folder, name + '.png'), mask)
             picture = masks.overlay(image, mask)
-            if i % 10 == 0 and len(sheet) < 16:
+            if i % every == 0:
                 sheet.append(picture)
+            if len(sheet) == 2 * SHEET:  # of any length of clip, at least SHEET evenly spaced
+                sheet, every = sheet[::2], 2 * every
             yield picture
-
-    def frames():
-        return (image for _, image in masks.read_frames(args.input))
 
     masks.write_video(os.path.join(output_path, 'overlay.mp4'), drawn(), args.fps)
     masks.write_image(os.path.join(output_path, 'sheet.png'), masks.contact_sheet(sheet, 4, 1280))

@@ -1,8 +1,8 @@
 """Segments DAVIS sequences and scores them: J, F, T of DAVIS, and the pixel Dice that MindSpore
 calls F1.
 
-    python -m OSVOS.evaluate --data_path=DAVIS --checkpoint=run --online_path=online
-    --output_path=out
+    python -m OSVOS.evaluate --data_path=DAVIS --checkpoint=run --output_path=out
+    python -m OSVOS.evaluate --data_path=DAVIS --online_path=online --output_path=out
 
 Without --online_path the parent network alone segments: no first mask is used. Writes
 masks/<sequence>/<frame>.png, the two official CSV files, results.json and, with --overlay, a

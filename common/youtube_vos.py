@@ -19,7 +19,6 @@ from . import masks as pictures
 
 PAGE = 'https://youtube-vos.org/dataset/vos'
 TREE = '<split>/JPEGImages/<video>/*.jpg, <split>/Annotations/<video>/*.png, <split>/meta.json'
-SPLITS = ('train', 'valid', 'test')
 
 
 def resolve(root: str, split: str = 'train') -> str:
@@ -33,8 +32,7 @@ def resolve(root: str, split: str = 'train') -> str:
         if os.path.isdir(os.path.join(path, 'JPEGImages')):
             return path
     raise FileNotFoundError(
-        f'no YouTube-VOS data at {root}: neither {split}/JPEGImages nor JPEGImages there. '
-        f'Expected {TREE}; download: {PAGE}'
+        f'no YouTube-VOS data at {root}: no JPEGImages. Expected {TREE}; download: {PAGE}'
     )
 
 
@@ -45,20 +43,18 @@ def sequences(root: str, split: str = 'train') -> list[str]:
       ValueError: meta.json names videos without a folder, or none.
     """
     folder = resolve(root, split)
-    there = _folders(folder)
-    listed = sorted(_meta(folder)) or there
-    absent = sorted(set(listed) - set(there))
-    if absent or not listed:
-        raise ValueError(
-            f'{folder}/meta.json lists {len(absent)} videos without a folder in JPEGImages, '
-            f'first {absent[:3]}; download: {PAGE}'
-        )
+    listed = sorted(_meta(folder)) or _folders(folder)
+    _none(
+        sorted(set(listed) - set(_folders(folder))),
+        f'videos of {folder}/meta.json without a folder in JPEGImages',
+    )
+    if not listed:
+        raise ValueError(f'{folder} has no videos; download: {PAGE}')
     return listed
 
 
 def _folders(folder):
-    found = os.scandir(os.path.join(folder, 'JPEGImages'))
-    return sorted(entry.name for entry in found if entry.is_dir())
+    return sorted(e.name for e in os.scandir(os.path.join(folder, 'JPEGImages')) if e.is_dir())
 
 
 def _meta(folder):
@@ -70,11 +66,8 @@ def _meta(folder):
 def _videos(path, _changed):
     try:
         with open(path) as f:
-            videos = json.load(f)['videos']
-        return {
-            name: {int(n): item['frames'] for n, item in video['objects'].items()}
-            for name, video in videos.items()
-        }
+            videos = json.load(f)['videos'].items()
+        return {k: {int(n): o['frames'] for n, o in v['objects'].items()} for k, v in videos}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is no meta.json of YouTube-VOS: {error!r}') from None
 
@@ -92,10 +85,8 @@ def masks(root: str, name: str, split: str = 'train') -> list[str]:
     """
     folder = resolve(root, split)
     paths = _files(folder, 'Annotations', name, '.png')
-    shown = {_stem(path) for path in _files(folder, 'JPEGImages', name, '.jpg')}
-    lost = [path for path in paths if _stem(path) not in shown]
-    if lost:
-        raise ValueError(f'{name}: {len(lost)} masks without a frame, first {lost[:3]}')
+    shown = {_stem(path) for path in frames(root, name, split)}
+    _none([path for path in paths if _stem(path) not in shown], f'masks of {name} without a frame')
     return paths
 
 
@@ -122,19 +113,18 @@ def objects(root: str, name: str, split: str = 'train') -> dict:
     if entry is None:
         result = {}
         for path in masks(root, name, split):
-            for number in np.unique(pictures.read_mask(path)):
-                if 0 < number < 255:
-                    result.setdefault(int(number), []).append(_stem(path))
+            for number in set(np.unique(pictures.read_mask(path)).tolist()) - {0, 255}:
+                result.setdefault(number, []).append(_stem(path))
         return result
     shown = {_stem(path) for path in frames(root, name, split)}
-    result = {number: list(names) for number, names in entry.items()}
-    absent = sorted({f for names in result.values() for f in names} - shown)
-    if absent:
-        raise ValueError(
-            f'{name}: meta.json names {len(absent)} frames that {folder}/JPEGImages/{name} lacks, '
-            f'first {absent[:3]}'
-        )
-    return result
+    absent = sorted({f for names in entry.values() for f in names} - shown)
+    _none(absent, f'frames that meta.json names and {folder}/JPEGImages/{name} lacks')
+    return {number: list(names) for number, names in entry.items()}
+
+
+def _none(names, what):
+    if names:
+        raise ValueError(f'{len(names)} {what}, first {names[:3]}; download: {PAGE}')
 
 
 def check(root: str) -> dict:
@@ -144,15 +134,13 @@ def check(root: str) -> dict:
       FileNotFoundError, ValueError: what is missing or disagrees, by name.
     """
     counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
-    splits = [s for s in SPLITS if os.path.isdir(os.path.join(root, s))] or ['train']
+    splits = [s for s in ('train', 'valid', 'test') if os.path.isdir(os.path.join(root, s))] or [
+        'train'
+    ]
     for split in splits:
         names, folder = sequences(root, split), resolve(root, split)
         unlisted = sorted(set(_folders(folder)) - set(names))
-        if unlisted:
-            raise ValueError(
-                f'{folder}/JPEGImages has {len(unlisted)} videos that meta.json does not name, '
-                f'first {unlisted[:3]}'
-            )
+        _none(unlisted, f'videos in {folder}/JPEGImages that meta.json does not name')
         for name in names:
             counts['sequences'] += 1
             counts['frames'] += len(frames(root, name, split))

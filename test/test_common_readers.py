@@ -119,9 +119,11 @@ def test_youtube_vos_faults_are_named(tree, tmp_path):
     root = tree('youtube_vos')
     folder = os.path.join(root, 'train', 'JPEGImages', VIDEO)
     os.remove(os.path.join(folder, '00005.jpg'))
-    with pytest.raises(ValueError, match=r"meta.json names 1 frames.*\['00005'\]"):
+    with pytest.raises(
+        ValueError, match=r"1 frames that meta.json names and .* lacks, first \['00005'\]"
+    ):
         youtube_vos.objects(root, VIDEO)
-    with pytest.raises(ValueError, match='1 masks without a frame'):
+    with pytest.raises(ValueError, match='1 masks of 0aaaaaaaaa without a frame'):
         youtube_vos.masks(root, VIDEO)
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=VIDEO):

@@ -2,8 +2,8 @@
 
 Needs the official code and a Python with torch, which may be another one:
 
-    OSVOS_OFFICIAL=/path/to/OSVOS-PyTorch OSVOS_TORCH_PYTHON=/path/to/python pytest
-    test/test_osvos_parity.py
+    OSVOS_OFFICIAL=OSVOS-PyTorch OSVOS_TORCH_PYTHON=torch/bin/python \\
+        python -m pytest test/test_osvos_parity.py
 """
 
 from __future__ import annotations

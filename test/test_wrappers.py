@@ -31,9 +31,9 @@ def collection(tmp_path_factory):
 
 
 def bash(script, *flags, cwd, **environment):
-    environment = dict(os.environ, PYTHON=sys.executable, **environment)
-    for name in ('PYTHONPATH', 'VENV'):
-        environment.pop(name, None)
+    unset = ('PYTHONPATH', 'VENV', 'RANK_TABLE_FILE', 'ASCEND_DEVICE_ID')
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    environment = dict(inherited, PYTHON=sys.executable, **environment)
     return subprocess.run(
         ['bash', str(script), *flags],
         cwd=str(cwd),
@@ -169,7 +169,7 @@ def test_several_cards_have_folders_of_their_own(collection, drawn, tmp_path):
         f'--data_path={drawn["davis"]}',
         *SHORT,
         cwd=tmp_path,
-        RANK_SIZE='2',
+        CARDS='2',
         RANK_TABLE_FILE=str(tmp_path / 'table.json'),
     )
     assert done.returncode == 1  # two processes, but several cards are the NPU's

@@ -1,9 +1,10 @@
 """Records what davis2017-evaluation answers on random masks and series.
 
-    git clone https://github.com/davisvideochallenge/davis2017-evaluation   # needs numpy, OpenCV,
-    scikit-image python test/recorded/metrics_official.py --official=davis2017-evaluation
+    git clone https://github.com/davisvideochallenge/davis2017-evaluation
+    python test/recorded/metrics_official.py --official=davis2017-evaluation
 
-Writes metrics_official.npz beside this file. Imports the checkout, holds none of its code.
+Needs numpy, OpenCV, scikit-image. Writes metrics_official.npz beside this file. Imports the
+checkout, holds none of its code.
 """
 
 from __future__ import annotations

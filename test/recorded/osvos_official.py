@@ -1,10 +1,10 @@
 """Runs the official OSVOS-PyTorch on seeded weights and pictures and keeps what it answers.
 
-    git clone https://github.com/kmaninis/OSVOS-PyTorch      # needs torch, OpenCV, scipy python
-    test/recorded/osvos_official.py --official=OSVOS-PyTorch --output=DIR          # for the parity
-    test python test/recorded/osvos_official.py --official=OSVOS-PyTorch
-    --small=test/recorded/osvos_small.npz
+    git clone https://github.com/kmaninis/OSVOS-PyTorch
+    python test/recorded/osvos_official.py --official=OSVOS-PyTorch --output=DIR
+    python test/recorded/osvos_official.py --official=OSVOS-PyTorch --small=osvos_small.npz
 
+Needs torch, OpenCV, scipy. The first command is the parity test's, the second made osvos_small.npz.
 Imports the checkout, holds none of its code.
 """
 
