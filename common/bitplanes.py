@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 TOLERANCE = 0.008  # of the image diagonal: how far outlines may be apart (official bound_th)
-ONE, LAST = np.uint64(1), np.uint64(63)  # bits to shift by: one pixel; into the neighbouring word
 
 
 def frame_scores(annotation: np.ndarray, segmentation: np.ndarray) -> tuple[float, float]:
@@ -22,23 +21,23 @@ def frame_scores(annotation: np.ndarray, segmentation: np.ndarray) -> tuple[floa
         return 1.0, 1.0
     crop = (slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1))
     columns = min(x + width + 1, shape[1]) - crop[1].start
-    truth, result = _words(annotation[crop]), _words(segmentation[crop])
-    j = _count(truth & result) / _count(truth | result)
-    truth, result = _outline(truth, columns), _outline(result, columns)
-    of_truth, of_result = _count(truth), _count(result)
+    planes = _words(np.stack([annotation[crop], segmentation[crop]]))
+    j = _count(planes[0] & planes[1]) / _count(planes[0] | planes[1])
+    lines = _outline(planes, columns)
+    of_truth, of_result = _count(lines[0]), _count(lines[1])
     if not of_truth or not of_result:
         return j, float(of_truth == of_result)
-    radius = int(np.ceil(TOLERANCE * np.linalg.norm(shape)))
-    precision = _count(result & _dilated(truth, radius)) / of_result
-    recall = _count(truth & _dilated(result, radius)) / of_truth
+    near = _dilated(lines, int(np.ceil(TOLERANCE * np.linalg.norm(shape))))
+    precision = _count(lines[1] & near[0]) / of_result
+    recall = _count(lines[0] & near[1]) / of_truth
     return j, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _words(mask):
-    """Rows of bits, uint64 [H, ceil(W / 64)]; pixel x is bit x % 64 of word x // 64."""
-    packed = np.packbits(mask, axis=1, bitorder='little')
-    words = np.zeros((mask.shape[0], -(-packed.shape[1] // 8) * 8), np.uint8)
-    words[:, : packed.shape[1]] = packed
+def _words(masks):
+    """Rows of bits, uint64 [2, H, ceil(W / 64)]; pixel x is bit x % 64 of word x // 64."""
+    packed = np.packbits(masks, axis=2, bitorder='little')
+    words = np.zeros(masks.shape[:2] + (-(-packed.shape[2] // 8) * 8,), np.uint8)
+    words[:, :, : packed.shape[2]] = packed
     return words.view(np.uint64)
 
 
@@ -46,43 +45,41 @@ def _count(words):
     return int(cv2.norm(words.view(np.uint8), cv2.NORM_HAMMING))
 
 
-def _next(words):
-    """Every pixel takes its right neighbour's value, 0 beyond the last word."""
-    moved = words >> ONE
-    moved[:, :-1] |= words[:, 1:] << LAST
-    return moved
-
-
-def _previous(words):
-    moved = words << ONE
-    moved[:, 1:] |= words[:, :-1] >> LAST
-    return moved
+def _moved(words, pixels):
+    """Rows moved by `pixels` < 64 to the left and to the right: two arrays as `words`."""
+    here, carry = np.uint64(pixels), np.uint64(64 - pixels)
+    right, left = words >> here, words << here
+    if words.shape[2] > 1:
+        right[:, :, :-1] |= words[:, :, 1:] << carry
+        left[:, :, 1:] |= words[:, :, :-1] >> carry
+    return right, left
 
 
 def _outline(words, columns):
     """Pixels that differ from their right, lower or lower right neighbour; the border repeats
     itself."""
-
-    def right(rows):
-        moved = _next(rows)
-        word, bit = divmod(columns - 1, 64)
-        moved[:, word] |= rows[:, word] & np.uint64(1 << bit)
-        return moved
-
-    below = np.concatenate([words[1:], words[-1:]])
-    return (words ^ right(words)) | (words ^ below) | (words ^ right(below))
+    word, bit = divmod(columns - 1, 64)
+    below = np.concatenate([words[:, 1:], words[:, -1:]], 1)
+    right, diagonal = _moved(words, 1)[0], _moved(below, 1)[0]
+    for rows, moved in ((words, right), (below, diagonal)):
+        moved[:, :, word] |= rows[:, :, word] & np.uint64(1 << bit)
+    return (words ^ right) | (words ^ below) | (words ^ diagonal)
 
 
 def _dilated(words, radius):
     """All pixels within `radius` of a set one, by the disk dx^2 + dy^2 <= radius^2."""
     grown, reach, result = words.copy(), 0, np.zeros_like(words)
     for dy in range(radius, -1, -1):
-        while (reach + 1) ** 2 + dy**2 <= radius**2:
-            grown |= _next(grown) | _previous(grown)
-            reach += 1
+        wanted = int((radius**2 - dy**2) ** 0.5)
+        while reach < wanted:  # runs of 2 reach + 1 px, moved by so much, leave no gap
+            pixels = min(wanted - reach, 2 * reach + 1, 63)
+            right, left = _moved(grown, pixels)
+            grown |= right
+            grown |= left
+            reach += pixels
         if dy == 0:
             result |= grown
-        elif dy < len(words):
-            result[dy:] |= grown[:-dy]
-            result[:-dy] |= grown[dy:]
+        elif dy < words.shape[1]:
+            result[:, dy:] |= grown[:, :-dy]
+            result[:, :-dy] |= grown[:, dy:]
     return result
