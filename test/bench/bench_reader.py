@@ -5,8 +5,7 @@
 
 Work of `plain`: a 480x854 JPEG and its PNG mask become float32 minus mean and a 0/1 mask.
 `augmented` adds OSVOS's mirror, turn and zoom. `decode` is the floor: both files decoded and
-nothing else. `cached` reads decoded frames from an uncompressed file, as a data set that fits in
-memory is after one pass. One JSON line a variant.
+nothing else. One JSON line a variant.
 """
 
 from __future__ import annotations
@@ -77,19 +76,6 @@ def decode(pairs):
     return read
 
 
-def cached(pairs, folder):
-    """Decoded frames from an uncompressed file mapped into memory."""
-    path = os.path.join(folder, 'cache.npy')
-    np.save(path, np.stack([np.dstack(data.load(*pair)).astype(np.uint8) for pair in pairs]))
-    stored = np.load(path, mmap_mode='r')
-
-    def read():
-        for frame in stored:
-            np.ascontiguousarray(frame)
-
-    return read
-
-
 def tf_naive(pairs):
     """tf.data with TensorFlow's decoders and float images, as tutorials write it."""
     graph = tf.Graph()
@@ -143,7 +129,6 @@ def main():
             'decode': decode(pairs),
             'plain': ours(pairs, False),
             'augmented': ours(pairs, True),
-            'cached': cached(pairs, folder),
             'tf_naive': tf_naive(pairs),
         }
         if args.torch:
