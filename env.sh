@@ -78,15 +78,32 @@ TEXT
   cp "$collection/requirements.txt" "$marker"
 }
 
+env_on_ascend() {  # CANN's own Python: the one that has npu_bridge
+  local candidate
+  for candidate in "${PYTHON:-}" python3.7 python3; do
+    if [ -n "$candidate" ] && "$candidate" -c 'import importlib.util as i, sys
+sys.exit(i.find_spec("npu_bridge") is None)' >/dev/null 2>&1; then
+      PYTHON=$(command -v "$candidate")
+      return 0
+    fi
+  done
+  return 1
+}
+
 env_choose_python() {
   local venv="${VENV:-$collection/.venv}" candidate
+  if env_on_ascend; then
+    env_has_packages "$PYTHON" && return 0
+    echo "env.sh: $PYTHON has npu_bridge but not all packages: $PYTHON -m pip install -r" \
+      "$collection/requirements.txt" >&2
+    return 1
+  fi
   for candidate in "${PYTHON:-}" ${CONDA_PREFIX:+"$CONDA_PREFIX/bin/python"} python3; do
     if [ -z "${VENV:-}" ] && [ -n "$candidate" ] && env_has_packages "$candidate"; then
       PYTHON=$(command -v "$candidate")
       return 0
     fi
   done
-  if [ -x "$venv/bin/python" ] && [ ! -d "$venv/lib" ]; then return 1; fi
   if ! { [ -n "$(command -v flock)" ] && mkdir -p "$venv" && env_locked "$venv"; }; then
     env_make_venv "$venv" || return 1
   fi

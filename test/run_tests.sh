@@ -39,6 +39,7 @@ if [ "${1:-}" = --all-stacks ]; then
   for version in 3.7 3.11; do
     python=$(find_version "$version")
     ( PYTHON=$python VENV="$PWD/.venv-$version" stack "$@" )
+    export OTHER_STACK_PYTHON="$PWD/.venv-$version/bin/python"  # for the test that both answer alike
   done
 else
   stack "$@"

@@ -137,6 +137,24 @@ def test_failure_is_reported(collection, drawn, tmp_path):
     assert done.returncode == 1 and 'FAILED: OSVOS' in done.stdout.decode()
 
 
+def test_wrapper_trains_on_the_npu_where_there_is_one(collection, drawn, tmp_path):
+    """The same command, with npu_bridge (its stand-in) in the Python that env.sh finds."""
+    script = collection / 'OSVOS' / 'test' / 'train_performance_1p.sh'
+    flags = [flag for flag in SHORT if flag != '--device=cpu'] + ['--loss_scale=1024']
+    done = bash(
+        script,
+        f'--data_path={drawn["davis"]}',
+        *flags,
+        cwd=tmp_path,
+        ASCEND_DEVICE_ID='4',
+        PYTHONPATH=str(ROOT / 'test'),
+        NPU_STANDIN_REPORT=str(tmp_path / 'report.json'),
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    assert 'loss_scale 1024' in done.stdout.decode() and (tmp_path / 'report.json').is_file()
+    assert (collection / 'OSVOS/test/output/4/OSVOS_bs2_1p_perf.log').is_file()
+
+
 def test_help_ends_well(collection, tmp_path):
     done = bash(collection / 'OSVOS' / 'test' / 'train_full_1p.sh', '--help', cwd=tmp_path)
     assert done.returncode == 0 and '--precision_mode' in done.stdout.decode()
