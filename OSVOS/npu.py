@@ -10,6 +10,7 @@ TF Adapter r1.1 - r1.15.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib.util
 import inspect
 import json
@@ -233,7 +234,8 @@ class ProgressHook(tf.train.SessionRunHook):
     def __init__(self, cfg, loss_path: str | None = None):
         """`loss_path`: a file that gets one loss a line; the graph's loss is named `train_loss`."""
         self.steps, self.images = cfg.train_steps, cfg.batch_size * rank()[1]
-        self.every = max(1, min(cfg.log_steps, self.steps // 3))
+        left = self.steps - cfg.get('start_step', 0)
+        self.every = max(1, min(cfg.log_steps, left // 3))
         self.loop = cfg.iterations_per_loop
         self.loss_path, self.fps, self.last_loss = loss_path, None, None
 
@@ -276,7 +278,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self.start = (step, now)
         else:
             self.fps = self.images * (step - self.start[0]) / (now - self.start[1])
-        eta = time.strftime('%H:%M:%S', time.gmtime(seconds * (self.steps - step)))
+        eta = datetime.timedelta(seconds=round(seconds * (self.steps - step)))
         more = f' loss_scale {float(scale):g}' if scale is not None else ''
         print(
             f'step {step}/{self.steps} loss {self.last_loss:.6g} {seconds:.4f} s/step '

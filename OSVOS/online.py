@@ -55,6 +55,7 @@ def settings(cfg, pair: tuple, parent: str) -> EasyDict:
         checkpoint_steps=max(1, steps // 4),
         keep_checkpoints=1,
         log_steps=max(1, steps // 5),
+        iterations_per_loop=1,
     )
 
 
@@ -70,6 +71,7 @@ def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
         raise ValueError(f'{pair[1]}: no pixel of the object, nothing to learn from')
     run = settings(cfg, pair, parent)
     train.start(run, cli.writable(output_path))
+    train.save_settings(cfg, output_path)  # the parent's: its height is every frame's short side
     estimator = npu.estimator(train.model_fn, run, output_path)
     estimator.train(
         lambda: data.input_fn(run, True), max_steps=run.train_steps, hooks=[npu.ProgressHook(run)]

@@ -245,7 +245,8 @@ def write_results(results: dict, output: str, set_name: str = 'val') -> None:
             for name, row in results['per_sequence'].items()
         ],
     )
-    _write(os.path.join(output, 'results.json'), json.dumps(results, indent=1))
+    plain = json.loads(json.dumps(results), parse_constant=lambda _: None)  # NaN is no JSON
+    _write(os.path.join(output, 'results.json'), json.dumps(plain, indent=1))
 
 
 def _write_csv(path, columns, rows):

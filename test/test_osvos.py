@@ -362,6 +362,8 @@ def test_online_training_improves_a_sequence(parent, drawn, tmp_path):
         == 0
     )
     assert online.trained(f'{tmp_path}/online/drawn-y', 20)
+    saved = json.loads(Path(tmp_path, 'online', 'drawn-y', 'config.json').read_text())
+    assert (saved['height'], saved['train_steps']) == (72, 150)  # the parent's settings
     results = {}
     for name, source in (('parent', []), ('online', [f'--online_path={tmp_path}/online'])):
         out = tmp_path / name
