@@ -2,9 +2,8 @@
 result block.
 
 The same file in all five model folders; what differs between models comes from config.py. In CPU
-mode npu_bridge is never
-imported: importing it makes every session an NPU session. Conventions: Ascend ModelZoo-TensorFlow,
-TF Adapter r1.1 - r1.15.
+mode npu_bridge is never imported: importing it makes every session an NPU session. Conventions:
+Ascend ModelZoo-TensorFlow, TF Adapter r1.1 - r1.15.
 """
 
 from __future__ import annotations
@@ -79,17 +78,29 @@ def estimator(model_fn, cfg, model_dir: str):
     )
 
 
-def _cpu_run_config(cfg):
+def session(cfg) -> tf.Session:
+    """A session on cfg.device, for programs that feed a result back into the next call."""
+    if cfg.device != 'npu':
+        return tf.Session(config=_cpu_session_config())
+    config = _session_config()
+    options = config.graph_options.rewrite_options.custom_optimizers.add(name='NpuOptimizer')
+    options.parameter_map['use_off_line'].b = True
+    options.parameter_map['graph_run_mode'].i = 0  # inference
+    options.parameter_map['precision_mode'].s = cfg.precision_mode.encode()
+    return tf.Session(config=config)
+
+
+def _cpu_session_config():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    session = tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+    return tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+
+
+def _cpu_run_config(cfg):
     return tf.estimator.RunConfig(
-        tf_random_seed=cfg.seed,
-        save_checkpoints_steps=cfg.checkpoint_steps,
-        save_summary_steps=cfg.log_steps,
-        keep_checkpoint_max=cfg.keep_checkpoints,
-        log_step_count_steps=None,
-        session_config=session,
-    )
+        tf_random_seed=cfg.seed, save_checkpoints_steps=cfg.checkpoint_steps,
+        save_summary_steps=cfg.log_steps, keep_checkpoint_max=cfg.keep_checkpoints,
+        log_step_count_steps=None, session_config=_cpu_session_config(),
+    )  # fmt: skip
 
 
 def _npu_run_config(cfg, model_dir):
@@ -125,26 +136,19 @@ def _debug_settings(cfg, folder):
     settings = {}
     if cfg.get('over_dump'):
         settings['dump_config'] = DumpConfig(
-            enable_dump_debug=True,
-            dump_debug_mode='all',
+            enable_dump_debug=True, dump_debug_mode='all',
             dump_path=_folder(folder, 'overflow_dump'),
-        )
+        )  # fmt: skip
     elif cfg.get('data_dump_flag'):
         settings['dump_config'] = DumpConfig(
-            enable_dump=True,
-            dump_step=str(cfg.data_dump_step),
-            dump_mode='all',
+            enable_dump=True, dump_step=str(cfg.data_dump_step), dump_mode='all',
             dump_path=_folder(folder, 'data_dump'),
-        )
+        )  # fmt: skip
     if cfg.get('profiling'):
         options = {
-            'output': _folder(folder, 'profiling'),
-            'training_trace': 'on',
-            'task_trace': 'on',
-            'aicpu': 'on',
-            'fp_point': '',
-            'bp_point': '',
-        }
+            'output': _folder(folder, 'profiling'), 'training_trace': 'on', 'task_trace': 'on',
+            'aicpu': 'on', 'fp_point': '', 'bp_point': '',
+        }  # fmt: skip
         settings['profiling_config'] = ProfilingConfig(
             enable_profiling=True, profiling_options=json.dumps(options)
         )

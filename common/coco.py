@@ -23,6 +23,22 @@ PAGE = 'https://cocodataset.org/#download (2017 Train/Val images, annotations)'
 TREE = 'annotations/instances_<split>.json, <split>/*.jpg (also images/<split>/)'
 
 
+def resolve(root: str) -> str:
+    """The folder that has annotations/: `root`, or one named coco, COCO or data in it.
+
+    Raises:
+      FileNotFoundError: naming what was tried, the tree expected and where the data are.
+    """
+    root = os.path.abspath(root)
+    for path in [root] + [os.path.join(root, name) for name in ('coco', 'COCO', 'data')]:
+        if os.path.isdir(os.path.join(path, 'annotations')):
+            return path
+    raise FileNotFoundError(
+        f'no COCO data at {root}: no annotations/ there (nor in coco/, COCO/, data/ inside it). '
+        f'Expected {TREE}; download: {PAGE}'
+    )
+
+
 @functools.lru_cache(maxsize=4)
 def index(root: str, split: str) -> COCO:
     """The split's annotations, read once a process.

@@ -1,0 +1,13 @@
+"""OSMN: video object segmentation via network modulation, Yang et al., CVPR 2018 (arXiv 1802.01218).
+
+Original code: linjieyangsc/video_seg; the model zoo's OSMN_ID1103 trains its first stage. Commands,
+from the repository root:
+
+    python -m OSMN.train    --data_path=COCO --output_path=run1 --init_from=vgg/model.ckpt
+    python -m OSMN.train    --data_path=DAVIS --output_path=run2 --preset=davis --init_from=run1
+    python -m OSMN.evaluate --data_path=DAVIS --checkpoint=run2 --output_path=results
+    python -m OSMN.online   --data_path=DAVIS --checkpoint=run2 --output_path=online
+    python -m OSMN.demo     --input=VIDEO --mask=FIRST.png --checkpoint=run2 --output_path=demo
+    python -m OSMN.convert  --source=vgg_16.ckpt --output=vgg/model.ckpt
+    python -m OSMN.export   --checkpoint=run2 --output_path=exported
+"""
