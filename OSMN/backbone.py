@@ -54,8 +54,17 @@ def scaled(channels: int, cfg) -> int:
     return max(4, int(round(channels * cfg.channels)))
 
 
-def conv(x, channels: int, size: int, name: str, cfg, init, bias: float = 0.0, rate: int = 1,
-         padding: str = 'SAME') -> tf.Tensor:
+def conv(
+    x,
+    channels: int,
+    size: int,
+    name: str,
+    cfg,
+    init,
+    bias: float = 0.0,
+    rate: int = 1,
+    padding: str = 'SAME',
+) -> tf.Tensor:
     """Convolution with bias, stride 1: float32 [B, h, w, C] -> [B, h, w, channels].
 
     Args:
@@ -70,11 +79,15 @@ def conv(x, channels: int, size: int, name: str, cfg, init, bias: float = 0.0, r
         init = np.sqrt(2.0 / (size * size * inputs)) / (PIXEL_STD if inputs in (3, 4) else 1.0)
     with tf.variable_scope(name):
         weights = tf.get_variable(
-            'weights', [size, size, inputs, channels], tf.float32,
+            'weights',
+            [size, size, inputs, channels],
+            tf.float32,
             tf.truncated_normal_initializer(stddev=init),
         )
-        biases = None if bias is None else tf.get_variable(
-            'biases', [channels], tf.float32, tf.constant_initializer(bias)
+        biases = (
+            None
+            if bias is None
+            else tf.get_variable('biases', [channels], tf.float32, tf.constant_initializer(bias))
         )
     cpu = cfg.get('device', 'cpu') == 'cpu'
     if rate > 1 and cpu:

@@ -178,8 +178,7 @@ def load_coco(path: str, height: int, width: int, counts: str):
     image = masks.read_image(path)
     if image.shape[:2] != (height, width):
         raise ValueError(
-            f'{path} is {image.shape[1]}x{image.shape[0]}, its annotations are of '
-            f'{width}x{height}'
+            f'{path} is {image.shape[1]}x{image.shape[0]}, its annotations are of {width}x{height}'
         )
     return image, rle.decode({'size': [height, width], 'counts': counts.encode()})
 

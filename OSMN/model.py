@@ -147,7 +147,9 @@ def _fusion(preps, name, cfg):
     """(the maps [B, h, w, 1] whose upsampled sum is the 1x1 fusion of the upsampled maps, bias)."""
     with tf.variable_scope(name):
         weights = tf.get_variable(
-            'weights', [1, 1, PREP * len(preps), 1], tf.float32,
+            'weights',
+            [1, 1, PREP * len(preps), 1],
+            tf.float32,
             tf.truncated_normal_initializer(stddev=cfg.init_std),
         )
         biases = tf.get_variable('biases', [1], tf.float32, tf.zeros_initializer())
@@ -175,7 +177,12 @@ def _deeplab(features, scales, cfg, training):
             y = x
             for name, side in (('fc6', 3), ('fc7', 1)):
                 y = conv(
-                    y, scaled(1024, cfg), side, f'{name}_{i}', cfg, None,
+                    y,
+                    scaled(1024, cfg),
+                    side,
+                    f'{name}_{i}',
+                    cfg,
+                    None,
                     rate=rate if side == 3 else 1,
                 )
                 y = _dropout(tf.nn.relu(y), cfg, training)

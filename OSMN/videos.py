@@ -78,7 +78,9 @@ def find(root: str, dataset: str, split: str = '', names: str | None = None, yea
         found = [video for video in found if len(video.frames) > 1]
     for video in found:
         if not numbers(video):
-            raise ValueError(f'{video.name}: the masks given show no object, all pixels are 0 or 255')
+            raise ValueError(
+                f'{video.name}: the masks given show no object, all pixels are 0 or 255'
+            )
     return found
 
 
@@ -146,7 +148,9 @@ def score(found: list, output_path: str) -> dict:
                 rows[f'{video.name}_{n}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
     if not rows:
         return {}
-    means = {key: float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean')}
+    means = {
+        key: float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean')
+    }
     means = {'J&F-Mean': (means['J-Mean'] + means['F-Mean']) / 2, **means}
     return {'global': means, 'per_sequence': rows}
 
@@ -193,7 +197,10 @@ def prepare_youtube_objects(root: str, output: str) -> int:
             for file in sorted(os.listdir(os.path.join(shot, 'images'))):
                 image = masks.read_image(os.path.join(shot, 'images', file))
                 label = masks.read_image(os.path.join(shot, 'labels', stem(file) + '.jpg'))
-                for folder, picture in (('Images', image), ('Labels', (label[..., :1] > 127) * 255)):
+                for folder, picture in (
+                    ('Images', image),
+                    ('Labels', (label[..., :1] > 127) * 255),
+                ):
                     os.makedirs(os.path.join(output, folder, name), exist_ok=True)
                     path = os.path.join(output, folder, name, stem(file) + '.png')
                     masks.write_image(path, picture.astype(np.uint8))
@@ -253,9 +260,7 @@ def first_run(online_path: str) -> str:
 def main(argv=None):
     """Runs one task and prints how many files it wrote."""
     flags = cli.parser(__doc__)
-    flags.add_argument(
-        '--task', required=True, choices=('youtube_objects', 'split_davis', 'merge')
-    )
+    flags.add_argument('--task', required=True, choices=('youtube_objects', 'split_davis', 'merge'))
     flags.add_argument('--data_path', required=True)
     flags.add_argument('--output_path', required=True)
     flags.add_argument('--dataset', choices=DATASETS, default='davis', help='of merge')
@@ -267,9 +272,7 @@ def main(argv=None):
     root, output = cli.data_root(args, cfg), cli.writable(args.output_path)
     if args.task == 'merge':
         root = resolve(root, args.dataset)
-        count = merge(
-            find(root, args.dataset, args.split, args.sequences, cfg.year), output, cfg
-        )
+        count = merge(find(root, args.dataset, args.split, args.sequences, cfg.year), output, cfg)
     else:
         task = {'youtube_objects': prepare_youtube_objects, 'split_davis': split_davis}[args.task]
         count = task(root, output)

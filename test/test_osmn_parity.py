@@ -82,7 +82,10 @@ def test_logits_equal_the_official_ones(official, converted, recorder, variant, 
         tf.train.Saver(tf.global_variables()).restore(session, converted[variant])
         logits, scales = session.run([outputs['logits'], outputs['scales']])
     assert theirs.std() > 0.1
-    difference = np.abs(logits - theirs).max(), np.abs(scales - data[f'{variant}/{tag}/scales']).max()
+    difference = (
+        np.abs(logits - theirs).max(),
+        np.abs(scales - data[f'{variant}/{tag}/scales']).max(),
+    )
     print(f'{variant} {tag}: std {theirs.std():.3f}, max difference of logits, scales {difference}')
     assert max(difference) < 1e-4
 
@@ -113,7 +116,10 @@ def test_loss_gradients_and_statistics_equal_the_official_ones(official, convert
         outputs = model.network({k: tf.constant(v) for k, v in inputs.items()}, cfg, True)
         loss = losses(outputs, {'mask': tf.constant(mask)}, cfg)['total']
         variables = {v.op.name: v for v in tf.global_variables()}
-        pairs = [(g, variables[n]) for g, n in zip(tf.gradients(loss, [variables[n] for n in names]), names)]
+        pairs = [
+            (g, variables[n])
+            for g, n in zip(tf.gradients(loss, [variables[n] for n in names]), names)
+        ]
         kernels = [v for n, v in variables.items() if n.endswith('/weights')]
         decay = cfg.weight_decay * tf.add_n([tf.nn.l2_loss(v) for v in kernels])
         tf.train.Saver(list(variables.values())).restore(session, converted['osvos'])

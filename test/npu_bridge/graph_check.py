@@ -69,6 +69,7 @@ STATEFUL = (
     'MutableHashTable',
     'MutableHashTableV2',
 )
+RESERVED = ('FusedBatchNormV3', 'FusedBatchNormGradV3')  # outputs 3 .. hold a kernel's scratch
 SHOWN = 5  # operators named an error
 
 
@@ -160,7 +161,8 @@ def _tensors(op, inside, report):
         if kind in FORBIDDEN and not text and not (host and kind == tf.variant):
             report(f'{kind.name} tensor', op)
         entry = op.type in INPUTS and not inside and kind != tf.resource
-        if (entry or kind in FLOATS) and not x.shape.is_fully_defined():
+        scratch = op.type in RESERVED and x.value_index > 2  # of no stated shape in TensorFlow
+        if (entry or kind in FLOATS) and not x.shape.is_fully_defined() and not scratch:
             report(f'dynamic shape {x.shape}', op)
 
 

@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from . import rules, tables
+from .dilation import install as _dilated_gradients
 from .estimator import npu_ops
 from .estimator.npu import npu_scope, npu_unary_ops, util
 from .estimator.npu.npu_config import (
@@ -46,6 +47,7 @@ from .estimator.npu.npu_optimizer import (
 )
 from .hccl import hccl_ops
 
+_dilated_gradients()
 session_run_hook = tf.train  # has SessionRunHook and SessionRunArgs
 SESSIONS = {'made': 0}
 SESSIONS_PATCHED = False

@@ -330,7 +330,9 @@ def roll_out(modules, output: str) -> dict:
             maps = [np.load(os.path.join(result, 'clip', f'{t:05d}.npy')) for t in (1, 2, 3)]
         if name == 'centred':  # the bias is moved so that the masks are neither empty nor full
             level = np.percentile(maps[0], 80)
-            weights = shifted(weights, os.path.join(output, 'roll.ckpt'), -np.log(level / (1 - level)))
+            weights = shifted(
+                weights, os.path.join(output, 'roll.ckpt'), -np.log(level / (1 - level))
+            )
     return {'roll/images': images, 'roll/mask': mask, 'roll/maps': np.stack(maps)}
 
 
@@ -345,7 +347,9 @@ def main() -> None:
         modules = load(args.official, folder)
         found = samples(modules)
         if args.small:
-            small = {k: v.astype(np.float16) if k.endswith('guide') else v for k, v in found.items()}
+            small = {
+                k: v.astype(np.float16) if k.endswith('guide') else v for k, v in found.items()
+            }
             np.savez_compressed(Path(__file__).parent / 'osmn_small.npz', **small)
             return
         sizes = {'small': (96, 128), 'wide': (256, 448)}
