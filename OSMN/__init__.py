@@ -1,4 +1,4 @@
-"""OSMN: video object segmentation via network modulation, Yang et al., CVPR 2018 (arXiv 1802.01218).
+"""OSMN: video object segmentation via network modulation, Yang et al. 2018 (arXiv 1802.01218).
 
 Original code: linjieyangsc/video_seg; the model zoo's OSMN_ID1103 trains its first stage. Commands,
 from the repository root:

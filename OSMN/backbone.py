@@ -179,22 +179,37 @@ def batch_norm(x: tf.Tensor, training: bool, decay: float, cfg) -> tf.Tensor:
     While training with the batch's statistics, whose running means are updated by the operators in
     tf.GraphKeys.UPDATE_OPS; else with the moving ones.
     """
-    channels = [x.shape.as_list()[-1]]
-    with tf.variable_scope('BatchNorm'):
-        zeros, ones = tf.zeros_initializer(), tf.ones_initializer()
-        beta = tf.get_variable('beta', channels, tf.float32, zeros)
-        gamma = tf.get_variable('gamma', channels, tf.float32, ones)
-        mean = tf.get_variable('moving_mean', channels, tf.float32, zeros, trainable=False)
-        variance = tf.get_variable('moving_variance', channels, tf.float32, ones, trainable=False)
+    channels = x.shape.as_list()[-1]
     with npu.keep_float32(cfg):
         if not training:
-            factor = gamma * tf.rsqrt(variance + BN_EPSILON)
-            return x * factor + (beta - mean * factor)
+            factor, offset = folded_norm(channels)
+            return x * factor + offset
+        beta, gamma, *statistics = _norm_variables(channels)
         y, *found = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON)
-        for moving, value in zip((mean, variance), found):
+        for moving, value in zip(statistics, found):
             update = tf.assign_sub(moving, (moving - value) * (1 - decay))
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return y
+
+
+def folded_norm(channels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """(factor, offset) float32 [channels] of the normalisation by the moving statistics."""
+    beta, gamma, mean, variance = _norm_variables(channels)
+    factor = gamma * tf.rsqrt(variance + BN_EPSILON)
+    return factor, beta - mean * factor
+
+
+def _norm_variables(channels):
+    with tf.variable_scope('BatchNorm'):
+        return [
+            tf.get_variable(name, [channels], tf.float32, start(), trainable='moving' not in name)
+            for name, start in (
+                ('beta', tf.zeros_initializer),
+                ('gamma', tf.ones_initializer),
+                ('moving_mean', tf.zeros_initializer),
+                ('moving_variance', tf.ones_initializer),
+            )
+        ]
 
 
 def mobilenet(image: tf.Tensor, cfg, training: bool, modulate=None) -> dict:

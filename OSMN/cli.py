@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import functools
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
@@ -80,52 +83,28 @@ def parser(doc: str) -> argparse.ArgumentParser:
 def add_training_flags(flags: argparse.ArgumentParser) -> None:
     """The model zoo's training flags (ascend ModelZoo, test/train_full_1p.sh)."""
     add, switch = flags.add_argument, dict(type=boolean, default=False, metavar='{True,False}')
-    add(
-        '--data_path',
-        help='data tree; tried as given, then from --script_dir; default on CPU: drawn data',
-    )
+    add('--data_path', help='data; as given, then from --script_dir; default on CPU: drawn data')
     add('--output_path', default='output', help='checkpoints, resumed from when there are any')
-    add(
-        '--steps',
-        '--train_steps',
-        type=int,
-        dest='steps',
-        help='updates in all, those already done included',
-    )
-    add(
-        '--epochs',
-        '--train_epochs',
-        type=int,
-        dest='epochs',
-        help='passes over the data, instead of --steps',
-    )
+    text = 'updates in all, those already done included'
+    add('--steps', '--train_steps', type=int, dest='steps', help=text)
+    text = 'passes over the data, instead of --steps'
+    add('--epochs', '--train_epochs', type=int, dest='epochs', help=text)
     add('--batch_size', type=int, help='examples a card a step')
     add('--learning_rate', type=float)
     add('--precision_mode', choices=PRECISION_MODES, help='NPU only')
     add('--loss_scale', help="NPU only: 'dynamic', 'none' or a number")
-    add(
-        '--init_from',
-        '--ckpt_path',
-        dest='init_from',
-        help='checkpoint (folder or prefix) to start from',
-    )
+    text = 'checkpoint (folder or prefix) to start from'
+    add('--init_from', '--ckpt_path', dest='init_from', help=text)
     add('--over_dump', help='NPU: dump overflows', **switch)
     add('--data_dump_flag', help='NPU: dump operators', **switch)
     add('--data_dump_step', default='10', help='NPU: steps dumped, such as 0|5|10-20')
     add('--profiling', help='NPU: write a profile', **switch)
     add('--autotune', help='NPU: tune operators', **switch)
     add('--check_data', action='store_true', help='count what --data_path holds and stop')
-    add(
-        '--dry_run',
-        action='store_true',
-        help='build the graph, read one batch, print sizes and stop',
-    )
-    add(
-        '--case',
-        choices=('acc', 'perf'),
-        default='acc',
-        help='perf: preset performance, no accuracy at the end',
-    )
+    text = 'build the graph, read one batch, print sizes and stop'
+    add('--dry_run', action='store_true', help=text)
+    text = 'perf: preset performance, no accuracy at the end'
+    add('--case', choices=('acc', 'perf'), default='acc', help=text)
     add('--result_path', help="folder of the model zoo's result files; without it there are none")
     add('--script_dir', help='second folder from which a relative --data_path is tried')
 
@@ -292,3 +271,51 @@ def match_variables(prefix: str, variables, partial: bool = False) -> list:
             f'(first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?'
         )
     return [v for v in variables if v.op.name in found]
+
+
+def resume(cfg, output_path: str) -> None:
+    """Sets the step that a run goes on from; it then starts from no other checkpoint."""
+    latest = tf.train.latest_checkpoint(output_path)
+    if latest:
+        cfg.start_step = int(tf.train.load_variable(latest, 'global_step'))
+        cfg.init_from = ''
+        print(f'resuming from step {cfg.start_step}: {latest}', flush=True)
+
+
+def save_settings(cfg, output_path: str) -> None:
+    """Writes config.json beside the checkpoints: the other programs take their settings there."""
+    saved = {k: v for k, v in cfg.items() if k not in ('pairs', 'examples', 'start_step')}
+    text = json.dumps(saved, indent=1, sort_keys=True)
+    npu.replace_file(os.path.join(output_path, 'config.json'), text)
+
+
+def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
+    """Runs commands, one process on each device at a time; returns their exit statuses.
+
+    Args:
+      jobs: [(command, log file)]; the process writes there and has ASCEND_DEVICE_ID of its device.
+      devices: ids.
+    """
+    waiting, results = queue.Queue(), [1] * len(jobs)
+    for i in range(len(jobs)):
+        waiting.put(i)
+    path = os.pathsep.join([str(MODEL.parent), os.environ.get('PYTHONPATH', '')])
+
+    def work(device):
+        environment = dict(
+            os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1', PYTHONPATH=path
+        )
+        with contextlib.suppress(queue.Empty):
+            while True:
+                i = waiting.get_nowait()
+                command, log_path = jobs[i]
+                print(f'device {device}: training, log in {log_path}', flush=True)
+                with open(log_path, 'a') as log:
+                    results[i] = subprocess.call(command, stdout=log, stderr=log, env=environment)
+
+    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -84,7 +84,7 @@ def flatten(found: dict) -> dict:
     array}."""
     result = {}
     for name, value in found.items():
-        value = value.item() if getattr(value, 'dtype', None) == object else value
+        value = value.item() if getattr(value, 'dtype', np.dtype('f')).kind == 'O' else value
         if isinstance(value, dict):
             result.update({f'{name}/{leaf}': np.asarray(a) for leaf, a in value.items()})
         else:
@@ -113,9 +113,9 @@ def convert(found: dict, kind: str, shapes: dict, colour_fix: bool) -> tuple[dic
     missing = sorted(set(shapes) - set(result))
     if not result or (kind == 'osmn' and missing):
         raise ValueError(
-            f'{kind}: {len(missing)} of {len(shapes)} variables are not in the source or of another '
-            f'shape, expected {[(n, shapes[n]) for n in missing[:3]]}, left out {left_out[:3]}; '
-            'another --set=base_model=..., or --preset?'
+            f'{kind}: {len(missing)} of {len(shapes)} variables are not in the source or of '
+            f'another shape, expected {[(n, shapes[n]) for n in missing[:3]]}, left out '
+            f'{left_out[:3]}; another --set=base_model=..., or --preset?'
         )
     if colour_fix:
         for name in [n for n in result if re.search(r'(conv1_1|Conv2d_0)/weights$', n)]:

@@ -73,11 +73,8 @@ def parts(cfg) -> list[int]:
             f'batch_size={cfg.batch_size} is less than the {count} scales {cfg.scales} that a '
             'batch is split over; use --set=scales=[1.0]'
         )
-    order = sorted(range(count), key=lambda k: cfg.scales[k])
-    result = [0] * count
-    for i in range(cfg.batch_size):
-        result[order[i % count]] += 1
-    return result
+    order = np.argsort(cfg.scales, kind='stable')
+    return np.bincount(order[np.arange(cfg.batch_size) % count], minlength=count).tolist()
 
 
 def _bucket(cfg, k, size, count, training):

@@ -84,8 +84,8 @@ def roll_out(network, cfg, frames, given: dict):
       [H, W]}; an object starts in the first that shows it.
 
     Yields:
-      (frame, {object id: float32 [h, w]} at network size, ids in order; 0 and 1 in an object's first
-      frame).
+      (frame, {object id: float32 [h, w]} at network size, ids in order; 0 and 1 in an object's
+      first frame).
     """
     run, modulate = network
     scales, heats = {}, {}

@@ -1,11 +1,11 @@
-"""Exports a trained network: SavedModels and frozen graphs of its two halves, and the ATC lines that
-make offline models.
+"""Exports a trained network: SavedModels and frozen graphs of its two halves, and the ATC lines
+that make offline models.
 
     python -m OSMN.export --checkpoint=run --output_path=exported [--height=480 --width=854]
 
-OSMN_modulator: `guide` float32 [1, G, G, 3] -> `scales` float32 [1, K], once an object. OSMN: `image`
-float32 [1, H, W, 3] BGR minus mean, `heat` float32 [1, H, W, 1], `scales` -> `probability` float32
-[1, H, W, 1], every frame. Static shapes, as ATC wants them.
+OSMN_modulator: `guide` float32 [1, G, G, 3] -> `scales` float32 [1, K], once an object. OSMN:
+`image` float32 [1, H, W, 3] BGR minus mean, `heat` float32 [1, H, W, 1], `scales` -> `probability`
+float32 [1, H, W, 1], every frame. Static shapes, as ATC wants them.
 """
 
 from __future__ import annotations

@@ -78,19 +78,37 @@ def _dropout(x, cfg, training):
     return tf.nn.dropout(x, rate=cfg.dropout, seed=cfg.seed) if training and cfg.dropout else x
 
 
-def _spatial_modulator(heat, channels, pools, cfg, training):
-    """[float32 [B, h, w, C]] a map of shifts for every number of `channels`.
+def _spatial_modulator(heat, layers, pools, cfg, training):
+    """[[float32 [B, h, w, C]]] the shifts of every layer of every stage.
 
-    pools: for each map, (side, padding) of the average pools before it.
+    Args:
+      layers: {name: (channels, layers)} of the stages. pools: for each stage, (side, padding) of
+      the average pools before it.
     """
     training, x, maps = training and not cfg.fix_bn, heat, []
-    for (name, count), steps in zip(channels.items(), pools):
+    for (name, (channels, count)), steps in zip(layers.items(), pools):
         for side, padding in steps:
             x = tf.nn.avg_pool2d(x, side, side, padding)  # SAME leaves the padding out of the mean
-        y = conv(x, count, 1, f'modulator_sp/{name}', cfg, cfg.init_std, bias=None)
         with tf.variable_scope(f'modulator_sp/{name}'):
-            maps.append(tf.nn.relu(batch_norm(y, training, cfg.bn_decay, cfg)))
+            maps.append(_shifts(x, channels, count, cfg, training))
     return maps
+
+
+def _shifts(x, channels, count, cfg, training):
+    """ReLU of the normalised 1x1 convolution, cut by layer.
+
+    Otherwise than while training, what has one value a channel is cut: cutting the maps would take
+    longer than making them.
+    """
+    start = tf.truncated_normal_initializer(stddev=cfg.init_std)
+    weights = tf.get_variable('weights', [1, 1, 1, channels * count], tf.float32, start)
+    if training:
+        y = batch_norm(tf.nn.conv2d(x, weights, 1, 'SAME'), True, cfg.bn_decay, cfg)
+        return tf.split(tf.nn.relu(y), count, 3)
+    with npu.keep_float32(cfg):
+        factor, offset = backbone.folded_norm(channels * count)
+        pairs = zip(tf.split(weights[0, 0, 0] * factor, count), tf.split(offset, count))
+        return [tf.nn.relu(x * f + o) for f, o in pairs]
 
 
 def _modulation(heat, scales, cfg, training):
@@ -104,9 +122,8 @@ def _modulation(heat, scales, cfg, training):
         pools[0] = [] if first == 1 else [(2, 'SAME')] * 2
         if cfg.base_model == 'deeplab':
             pools[-1] = []
-        maps = _spatial_modulator(
-            heat, {f'conv{k}': c * n for k, c, n in stages}, pools, cfg, training
-        )
+        layers = {f'conv{k}': (c, n) for k, c, n in stages}
+        maps = _spatial_modulator(heat, layers, pools, cfg, training)
         shifts = dict(zip((k for k, _, _ in stages), maps))
     starts, total = {}, 0
     for k, c, n in stages:
@@ -120,7 +137,7 @@ def _modulation(heat, scales, cfg, training):
         if scales is not None:
             x = x * scales[:, None, None, start : start + count]
         if stage in shifts:
-            x = x + shifts[stage][..., (layer - 1) * count : layer * count]
+            x = x + shifts[stage][layer - 1]
         return x
 
     return modulate
@@ -231,14 +248,14 @@ def _lite(features, scales, cfg, training):
     shifts = None
     if cfg.spatial_modulator:
         pools = [[(4, 'VALID')]] + [[(2, 'SAME')]] * 3
-        named = {f'conv{layer}': c for layer, c in zip(LITE, counts)}
-        shifts = _spatial_modulator(heat, named, pools, cfg, training)
+        layers = {f'conv{layer}': (c, 1) for layer, c in zip(LITE, counts)}
+        shifts = _spatial_modulator(heat, layers, pools, cfg, training)
 
     def modulate(layer, x):
         if layer in LITE:
             i = list(LITE).index(layer)
             x = x if scales is None else x * scales[:, None, None, starts[i] : starts[i + 1]]
-            x = x if shifts is None else x + shifts[i]
+            x = x if shifts is None else x + shifts[i][0]
         return x
 
     with tf.variable_scope('seg'):

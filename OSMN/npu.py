@@ -31,9 +31,8 @@ def choose_device(device: str) -> str:
     found = device != 'cpu' and importlib.util.find_spec('npu_bridge') is not None
     if device == 'npu' and not found:
         raise RuntimeError(
-            '--device npu: the Python package npu_bridge is not installed. It comes '
-            'with CANN (TF Adapter): source env.sh on the Ascend server, or use '
-            '--device cpu'
+            '--device npu: the Python package npu_bridge is not installed. It comes with CANN '
+            '(TF Adapter): source env.sh on the Ascend server, or use --device cpu'
         )
     if device == 'auto' and not found:
         print('device: cpu (npu_bridge is not installed)', flush=True)
@@ -70,12 +69,8 @@ def estimator(model_fn, cfg, model_dir: str):
 
     check_cards()
     _check_loop(cfg)
-    return NPUEstimator(
-        model_fn=model_fn,
-        model_dir=model_dir,
-        params=dict(cfg),
-        config=_npu_run_config(cfg, model_dir),
-    )
+    config = _npu_run_config(cfg, model_dir)
+    return NPUEstimator(model_fn=model_fn, model_dir=model_dir, params=dict(cfg), config=config)
 
 
 def session(cfg) -> tf.Session:

@@ -10,12 +10,8 @@ checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
-import subprocess
 import sys
-import threading
 
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
@@ -49,8 +45,8 @@ def finetune(cfg, item: tuple, parent: str, output_path: str) -> str:
     """Trains on one frame and returns the checkpoint's prefix; goes on from what `output_path`
     holds."""
     run = settings(cfg, item, parent)
-    train.start(run, cli.writable(output_path))
-    train.save_settings(cfg, output_path)  # the parent's: evaluate takes its sizes
+    cli.resume(run, cli.writable(output_path))
+    cli.save_settings(cfg, output_path)  # the parent's: evaluate takes its sizes
     return train.train(run, output_path)
 
 
@@ -68,38 +64,6 @@ def trained(path: str, steps: int) -> bool:
     return bool(latest) and int(latest.rsplit('-', 1)[1]) >= steps
 
 
-def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
-    """Runs commands, one process on each device at a time; returns their exit statuses.
-
-    Args:
-      jobs: [(command, log file)]; the process writes there and has ASCEND_DEVICE_ID of its device.
-      devices: ids.
-    """
-    waiting, results = queue.Queue(), [1] * len(jobs)
-    for i in range(len(jobs)):
-        waiting.put(i)
-    path = os.pathsep.join([str(cli.MODEL.parent), os.environ.get('PYTHONPATH', '')])
-
-    def work(device):
-        environment = dict(
-            os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1', PYTHONPATH=path
-        )
-        with contextlib.suppress(queue.Empty):
-            while True:
-                i = waiting.get_nowait()
-                command, log_path = jobs[i]
-                print(f'device {device}: training, log in {log_path}', flush=True)
-                with open(log_path, 'a') as log:
-                    results[i] = subprocess.call(command, stdout=log, stderr=log, env=environment)
-
-    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
 def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: list[str]) -> None:
     """Trains [(video name, object id)], each in a process of its own.
 
@@ -111,7 +75,7 @@ def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: lis
     ]
     program = [sys.executable, '-m', f'{cli.MODEL.name}.online'] + argv
     commands = [program + [f'--sequences={name}', f'--object={number}'] for name, number in todo]
-    results = run_queue(list(zip(commands, logs)), devices)
+    results = cli.run_queue(list(zip(commands, logs)), devices)
     failed = [log for log, status in zip(logs, results) if status]
     if failed:
         raise RuntimeError(

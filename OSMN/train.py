@@ -3,9 +3,9 @@
     python -m OSMN.train --data_path=COCO  --output_path=run1 --init_from=vgg/model.ckpt
     python -m OSMN.train --data_path=DAVIS --output_path=run2 --init_from=run1 --preset=davis
 
-Presets: full (the COCO stage), davis, youtube_vos, performance, smoke (narrow and small, the default
-on CPU; its stage is chosen by --set=dataset=davis). A killed run goes on from its last checkpoint
-when the command is given again.
+Presets: full (the COCO stage), davis, youtube_vos, performance, smoke (narrow and small, the
+default on CPU; its stage is chosen by --set=dataset=davis). A killed run goes on from its last
+checkpoint when the command is given again.
 """
 
 from __future__ import annotations
@@ -118,22 +118,6 @@ def prepare(args, cfg) -> None:
     cfg.start_step = 0
 
 
-def start(cfg, output_path: str) -> None:
-    """Sets the step that the run goes on from; it then starts from no other checkpoint."""
-    latest = tf.train.latest_checkpoint(output_path)
-    if latest:
-        cfg.start_step = int(tf.train.load_variable(latest, 'global_step'))
-        cfg.init_from = ''
-        print(f'resuming from step {cfg.start_step}: {latest}', flush=True)
-
-
-def save_settings(cfg, output_path: str) -> None:
-    """Writes config.json beside the checkpoints: the other programs take their settings there."""
-    saved = {key: value for key, value in cfg.items() if key not in ('examples', 'start_step')}
-    text = json.dumps(saved, indent=1, sort_keys=True)
-    npu.replace_file(os.path.join(output_path, 'config.json'), text)
-
-
 def train(cfg, output_path: str, hook=None) -> str:
     """Trains to cfg.train_steps, from what `output_path` holds; returns the last checkpoint."""
     run = npu.estimator(model_fn, EasyDict({**cfg, 'examples': []}), output_path)
@@ -159,8 +143,8 @@ def main(argv=None):
     if args.dry_run:
         dry_run(cfg)
         return
-    start(cfg, output_path)
-    save_settings(cfg, output_path)
+    cli.resume(cfg, output_path)
+    cli.save_settings(cfg, output_path)
     hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
     print(f'trained: {train(cfg, output_path, hook)}', flush=True)
     if args.result_path:

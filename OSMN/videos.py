@@ -5,9 +5,9 @@ preparation programs of the official code.
     python -m OSMN.videos --task=split_davis --data_path=DAVIS --output_path=split
     python -m OSMN.videos --task=merge --dataset=davis --data_path=DAVIS --output_path=results
 
-youtube_objects: Images/, Labels/, all.txt from the raw set (preprocess_youtube.py). split_davis: one
-0/255 mask a object and one of all (preprocess_davis.py; this project does not need it). merge: the
-masks again, from the probabilities that evaluate --save_score left in --output_path
+youtube_objects: Images/, Labels/, all.txt from the raw set (preprocess_youtube.py). split_davis:
+one 0/255 mask an object and one of all (preprocess_davis.py; this project does not need it). merge:
+the masks again, from the probabilities that evaluate --save_score left in --output_path
 (ytvos_merge_result.py, davis_eval.py). All may be run again.
 """
 
@@ -26,8 +26,8 @@ from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos', 'youtube_objects')
 Video = collections.namedtuple('Video', 'name folder frames given shown truth')
-"""name; folder of its results; frame paths; {frame number: ids uint8 [H, W]} of given masks; {object
-id: frames that may show it}, {} for all; [(frame name, mask path)] to score."""
+"""name; folder of its results; frame paths; {frame number: ids uint8 [H, W]} of given masks;
+{object id: frames that may show it}, {} for all; [(frame name, mask path)] to score."""
 
 
 def stem(path: str) -> str:

@@ -10,12 +10,8 @@ its checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
-import subprocess
 import sys
-import threading
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -39,24 +35,13 @@ def settings(cfg, pair: tuple, parent: str) -> EasyDict:
     height, width = data.network_size(height, width, cfg)
     steps = cfg.online_steps
     return EasyDict(
-        cfg,
-        pairs=[pair],
-        height=height,
-        width=width,
-        init_from=parent,
-        start_step=0,
-        train_steps=steps,
-        train_epochs=steps,
-        batch_size=cfg.online_accumulate,
-        accumulate=cfg.online_accumulate,
-        learning_rate=cfg.online_learning_rate,
-        schedule='warmup' if cfg.schedule == 'warmup' else 'constant',
-        side_schedule='none',
-        checkpoint_steps=max(1, steps // 4),
-        keep_checkpoints=1,
-        log_steps=max(1, steps // 5),
+        cfg, pairs=[pair], height=height, width=width, init_from=parent, start_step=0,
+        train_steps=steps, train_epochs=steps, batch_size=cfg.online_accumulate,
+        accumulate=cfg.online_accumulate, learning_rate=cfg.online_learning_rate,
+        schedule='warmup' if cfg.schedule == 'warmup' else 'constant', side_schedule='none',
+        checkpoint_steps=max(1, steps // 4), keep_checkpoints=1, log_steps=max(1, steps // 5),
         iterations_per_loop=1,
-    )
+    )  # fmt: skip
 
 
 def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
@@ -70,8 +55,8 @@ def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
     if not mask.any():
         raise ValueError(f'{pair[1]}: no pixel of the object, nothing to learn from')
     run = settings(cfg, pair, parent)
-    train.start(run, cli.writable(output_path))
-    train.save_settings(cfg, output_path)  # the parent's: its height is every frame's short side
+    cli.resume(run, cli.writable(output_path))
+    cli.save_settings(cfg, output_path)  # the parent's: its height is every frame's short side
     estimator = npu.estimator(train.model_fn, run, output_path)
     estimator.train(
         lambda: data.input_fn(run, True), max_steps=run.train_steps, hooks=[npu.ProgressHook(run)]
@@ -108,38 +93,6 @@ def trained(path: str, steps: int) -> bool:
     return bool(latest) and int(latest.rsplit('-', 1)[1]) >= steps
 
 
-def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
-    """Runs commands, one process on each device at a time; returns their exit statuses.
-
-    Args:
-      jobs: [(command, log file)]; the process writes there and has ASCEND_DEVICE_ID of its device.
-      devices: ids.
-    """
-    waiting, results = queue.Queue(), [1] * len(jobs)
-    for i in range(len(jobs)):
-        waiting.put(i)
-    path = os.pathsep.join([str(cli.MODEL.parent), os.environ.get('PYTHONPATH', '')])
-
-    def work(device):
-        environment = dict(
-            os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1', PYTHONPATH=path
-        )
-        with contextlib.suppress(queue.Empty):
-            while True:
-                i = waiting.get_nowait()
-                command, log_path = jobs[i]
-                print(f'device {device}: training, log in {log_path}', flush=True)
-                with open(log_path, 'a') as log:
-                    results[i] = subprocess.call(command, stdout=log, stderr=log, env=environment)
-
-    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
 def train_all(
     argv: list[str], root: str, todo: list[tuple], output_path: str, devices: list[str]
 ) -> None:
@@ -154,12 +107,11 @@ def train_all(
         program + [f'--data_path={root}', f'--sequences={name}', f'--object={number}']
         for name, number in todo
     ]
-    results = run_queue(list(zip(commands, logs)), devices)
+    results = cli.run_queue(list(zip(commands, logs)), devices)
     failed = [log for log, status in zip(logs, results) if status]
     if failed:
-        raise RuntimeError(
-            f'{len(failed)} of {len(todo)} online trainings failed, see ' + ', '.join(failed)
-        )
+        logs = ', '.join(failed)
+        raise RuntimeError(f'{len(failed)} of {len(todo)} online trainings failed, see {logs}')
     print(f'{len(todo)} online trainings are in {output_path}', flush=True)
 
 

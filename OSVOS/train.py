@@ -149,22 +149,6 @@ def prepare(args, cfg) -> None:
     cfg.start_step = 0
 
 
-def start(cfg, output_path: str) -> None:
-    """Sets the step that the run goes on from; it then starts from no other checkpoint."""
-    latest = tf.train.latest_checkpoint(output_path)
-    if latest:
-        cfg.start_step = int(tf.train.load_variable(latest, 'global_step'))
-        cfg.init_from = ''
-        print(f'resuming from step {cfg.start_step}: {latest}', flush=True)
-
-
-def save_settings(cfg, output_path: str) -> None:
-    """Writes config.json beside the checkpoints: the other programs take their settings there."""
-    saved = {key: value for key, value in cfg.items() if key not in ('pairs', 'start_step')}
-    text = json.dumps(saved, indent=1, sort_keys=True)
-    npu.replace_file(os.path.join(output_path, 'config.json'), text)
-
-
 @cli.program
 def main(argv=None):
     """Trains; exit status 0 when the last step is in a checkpoint."""
@@ -180,8 +164,8 @@ def main(argv=None):
         dry_run(cfg)
         return
     output_path = cli.writable(args.output_path)
-    start(cfg, output_path)
-    save_settings(cfg, output_path)
+    cli.resume(cfg, output_path)
+    cli.save_settings(cfg, output_path)
     hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
     run = npu.estimator(model_fn, cfg, output_path)
     run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=[hook])

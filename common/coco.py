@@ -144,8 +144,7 @@ def check(root: str) -> dict:
             except FileNotFoundError as error:
                 missing.append(str(error))
     if missing:
-        raise FileNotFoundError(
-            f'{len(missing)} pictures are missing, first: ' + '; '.join(missing[:3])
-        )
+        first = '; '.join(missing[:3])
+        raise FileNotFoundError(f'{len(missing)} pictures are missing, first: {first}')
     counts['masks'] = counts['objects']
     return counts

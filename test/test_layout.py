@@ -28,6 +28,7 @@ FILES = {
     'export.py',
     'npu.py',
     'cli.py',
+    'weights.py',
     'modelzoo_level.txt',
     'test',
 }
@@ -35,6 +36,7 @@ WRAPPERS = ('train_full_1p.sh', 'train_performance_1p.sh', 'train_full_8p.sh')
 TWINS = [
     'npu.py',
     'cli.py',
+    'weights.py',
     *(f'test/{name}' for name in WRAPPERS),
 ]  # equal to the byte in every folder
 HEADINGS = [
@@ -114,7 +116,8 @@ def test_wrappers_of_one_card_are_one_file():
 def test_budgets_of_files():
     sizes = {p: len(p.read_text().splitlines()) for p in SOURCES}
     assert {p.name: n for p, n in sizes.items() if n > 350 and not p.name.startswith('test_')} == {}
-    assert statistics.median(sizes[p] for p in PROGRAM_FILES) <= 150
+    copies = {ROOT / m / name for m in MODELS[1:] for name in TWINS}  # a twin counts once
+    assert statistics.median(sizes[p] for p in PROGRAM_FILES if p not in copies) <= 150
     assert all(sizes[ROOT / m / 'train.py'] <= 220 for m in MODELS)
     wide = [
         f'{p.name}:{i}'

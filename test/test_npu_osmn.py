@@ -1,5 +1,5 @@
-"""OSMN "as on the NPU": its programs run through the strict stand-in for npu_bridge, in processes of
-their own."""
+"""OSMN "as on the NPU": its programs run through the strict stand-in for npu_bridge, in processes
+of their own."""
 
 from __future__ import annotations
 

@@ -132,7 +132,8 @@ def test_masktrack_pads_to_the_aligned_size():
 def test_lite_takes_multiples_of_32():
     with pytest.raises(ValueError, match=r'multiples of 32, not \[48, 64\]'):
         run(lambda: model.network(constants(features()), tiny(base_model='lite'), False)['logits'])
-    assert data.network_size((480, 854), tiny(base_model='lite', test_height=256, test_width=0)) == (
+    cfg = tiny(base_model='lite', test_height=256, test_width=0)
+    assert data.network_size((480, 854), cfg) == (
         256, 448,
     )  # fmt: skip
 
@@ -383,7 +384,7 @@ def test_examples_have_static_shapes(drawn):
         values = session.run({**inputs, **labels})
     assert shapes['image_0'] == [1, 24, 32, 3] and shapes['mask_1'] == [1, 48, 64, 1]
     assert shapes['guide_1'] == [1, 32, 32, 3] and set(np.unique(values['mask_1'])) <= {0.0, 1.0}
-    assert 0 <= values['heat_1'].min() and values['heat_1'].max() <= 1
+    assert values['heat_1'].min() >= 0 and values['heat_1'].max() <= 1
 
 
 def test_coco_list_leaves_out_crowds_and_small_objects(drawn, tmp_path):
@@ -527,7 +528,7 @@ def test_roll_out_of_objects_that_come_and_go(stage1, monkeypatch):
         )
         cfg.threshold = 2.0  # no object is ever found again
         lost = list(evaluate.roll_out(network, cfg, iter(images), {0: ids}))
-        assert seen[-1] == np.False_ and 0 <= lost[-1][1][1].min()
+        assert seen[-1] == np.False_ and lost[-1][1][1].min() >= 0
 
 
 def test_many_objects_in_groups_equal_one_by_one(stage1):
