@@ -110,7 +110,7 @@ def data_root(args, cfg) -> str:
 def prepare(args, cfg) -> None:
     """Fills what a run needs in its settings: examples, steps, the checkpoint to start from."""
     cfg.data_path = data_root(args, cfg)
-    cache = None if args.dry_run else cfg.cache_path or args.output_path
+    cache = None if args.dry_run else cfg.cache_path or cli.writable(args.output_path)
     cfg.examples = data.examples(cfg.data_path, cfg, cache)
     steps_an_epoch = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * max(1, steps_an_epoch)
@@ -136,13 +136,11 @@ def main(argv=None):
     if args.check_data:
         print(json.dumps(READERS[cfg.dataset].check(data_root(args, cfg))))
         return
-    output_path = os.path.abspath(args.output_path)
-    if not args.dry_run:
-        cli.writable(output_path)
     prepare(args, cfg)
     if args.dry_run:
         dry_run(cfg)
         return
+    output_path = cli.writable(args.output_path)
     cli.resume(cfg, output_path)
     cli.save_settings(cfg, output_path)
     hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)

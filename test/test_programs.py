@@ -3,6 +3,7 @@ a kill."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ PROGRAMS = {
     'convert': convert,
     'export': export,
 }
+EVERY = [('OSVOS', name) for name in PROGRAMS] + [('OSMN', name) for name in PROGRAMS]
+EVERY += [('OSMN', 'videos')]
 SMALL = [
     f'--set={s}'
     for s in (
@@ -73,14 +76,14 @@ def fails(capsys, program, *flags):
     return message
 
 
-@pytest.mark.parametrize('name', PROGRAMS)
-def test_help_names_the_command_and_every_flag(name, capsys):
+@pytest.mark.parametrize('model, name', EVERY)
+def test_help_names_the_command_and_every_flag(model, name, capsys):
+    program = importlib.import_module(f'{model}.{name}')
     with pytest.raises(SystemExit) as stopped:
-        PROGRAMS[name].main(['--help'])
+        program.main(['--help'])
     text = capsys.readouterr().out
-    assert (
-        stopped.value.code == 0 and f'python -m OSVOS.{name}' in text and '--set NAME=VALUE' in text
-    )
+    assert stopped.value.code == 0 and f'python -m {model}.{name}' in text
+    assert '--set NAME=VALUE' in text
 
 
 def test_module_runs_and_passes_its_exit_status_on(tmp_path):

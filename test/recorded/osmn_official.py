@@ -61,6 +61,10 @@ def parameters(**changes):
     values = dict(
         mod_early_conv=False, use_visual_modulator=True, use_spatial_modulator=True,
         train_seg=True, fix_bn=False, base_model='osvos', aligned_size=None, im_size=[128, 96],
+        vg_keep_aspect_ratio=False, vg_random_crop_ratio=0.1, vg_random_rotate_angle=10,
+        vg_color_aug=False, vg_pad_ratio=0.03, use_original_mask=False, bbox_sup=False,
+        sg_center_perturb_ratio=0.2, sg_std_perturb_ratio=0.4, mean_value=[104, 117, 123],
+        scale_value=1.0, data_aug_scales=[1.0],
     )  # fmt: skip
     return types.SimpleNamespace(**dict(values, **changes))
 
@@ -103,8 +107,7 @@ def networks(modules, output: str, sizes, variant: str) -> dict:
     <output>/<variant>.ckpt."""
     import tensorflow as tf
 
-    found = {}
-    model = modules['model_func']
+    found, model = {}, modules['model_func']
     functions = {
         'osvos': model.osmn, 'deeplab': model.osmn_deeplab, 'masktrack': model.osmn_masktrack,
         'lite': model.osmn_lite,
@@ -174,21 +177,16 @@ def draws(numbers):
     """random.random and np.random.uniform answer from our 17 numbers, in the official order of
     calls; see OSMN/data.py."""
     numbers = list(numbers)
-    guide, heat = [numbers[:4]], [numbers[9:11], numbers[11:13]]
     single = iter([numbers[4], numbers[5], numbers[8]])
-    arrays = iter(guide + heat)
+    arrays = iter([numbers[:4], numbers[9:11], numbers[11:13]])
     kept = random.random, np.random.uniform
 
     def uniform(low, high, count):
         return low + (high - low) * np.array(next(arrays))
 
-    state = {'heat': 0}
-
     def one():
-        if sys._getframe(1).f_code.co_name == 'get_gb_image':
-            state['heat'] += 1
-            return 0.5  # blank_prob is 0: any number does
-        return next(single)
+        heat = sys._getframe(1).f_code.co_name == 'get_gb_image'
+        return 0.5 if heat else next(single)  # its blank_prob is 0: any number does
 
     random.random, np.random.uniform = one, uniform
     try:
@@ -216,16 +214,10 @@ def pictures(folder: Path):
 
 def samples(modules) -> dict:
     """Guide, heat map, image and mask of six samples with given draws, DAVIS and COCO order."""
-    args = types.SimpleNamespace(
-        guide_size=(64, 64), data_aug_flip=True, vg_keep_aspect_ratio=False,
-        vg_random_crop_ratio=0.1, vg_random_rotate_angle=10, vg_color_aug=False,
-        use_original_mask=False, sg_center_perturb_ratio=0.2, sg_std_perturb_ratio=0.4,
-        mean_value=[104, 117, 123], scale_value=1.0,
-    )  # fmt: skip
     from PIL import Image
 
-    util = modules['util']
-    found = {}
+    args = parameters(guide_size=(64, 64), data_aug_flip=True)
+    util, found = modules['util'], {}
     with tempfile.TemporaryDirectory() as folder:
         made = pictures(Path(folder))
         found.update({f'sample/{k}': v for k, v in made.items()})
@@ -307,13 +299,7 @@ def roll_out(modules, output: str) -> dict:
         Image.fromarray((np.asarray(image) * 255).astype(np.uint8)).save(path)
 
     scipy.misc.imsave = save
-    args = parameters(
-        im_size=[128, 96], mean_value=[104, 117, 123], scale_value=1.0, num_loader=1,
-        crf_postprocessing=False, save_score=True, use_original_mask=False, bbox_sup=False,
-        vg_random_rotate_angle=10, vg_random_crop_ratio=0.1, vg_color_aug=False,
-        vg_keep_aspect_ratio=False, vg_pad_ratio=0.03, sg_center_perturb_ratio=0.2,
-        sg_std_perturb_ratio=0.4, data_aug_scales=[1.0],
-    )  # fmt: skip
+    args = parameters(num_loader=1, crf_postprocessing=False, save_score=True)
     weights = os.path.join(output, 'osvos.ckpt')
     for name in ('centred', 'maps'):
         with tempfile.TemporaryDirectory() as folder:
@@ -330,9 +316,8 @@ def roll_out(modules, output: str) -> dict:
             maps = [np.load(os.path.join(result, 'clip', f'{t:05d}.npy')) for t in (1, 2, 3)]
         if name == 'centred':  # the bias is moved so that the masks are neither empty nor full
             level = np.percentile(maps[0], 80)
-            weights = shifted(
-                weights, os.path.join(output, 'roll.ckpt'), -np.log(level / (1 - level))
-            )
+            target = os.path.join(output, 'roll.ckpt')
+            weights = shifted(weights, target, -np.log(level / (1 - level)))
     return {'roll/images': images, 'roll/mask': mask, 'roll/maps': np.stack(maps)}
 
 
@@ -347,9 +332,7 @@ def main() -> None:
         modules = load(args.official, folder)
         found = samples(modules)
         if args.small:
-            small = {
-                k: v.astype(np.float16) if k.endswith('guide') else v for k, v in found.items()
-            }
+            small = {k: np.float16(v) if k.endswith('guide') else v for k, v in found.items()}
             np.savez_compressed(Path(__file__).parent / 'osmn_small.npz', **small)
             return
         sizes = {'small': (96, 128), 'wide': (256, 448)}
