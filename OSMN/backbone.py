@@ -16,7 +16,6 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, layers (
 MOBILE = (64, 128, 128, 256, 256) + (512,) * 6 + (1024, 1024)  # of the separable layers 1 .. 13
 MOBILE_STRIDED = (2, 4, 6, 12)  # separable layers of stride 2 (MobileNet-v1 table 1)
 BN_EPSILON = 1e-3  # model_func.py, mobilenet_v1.py
-MOBILE_DECAY = 0.997  # of the moving statistics (mobilenet_v1.py)
 PIXEL_STD = 57.4  # grey levels, of ImageNet; divides the first layer's scratch init
 STRIP = 8  # rows of a strip in the filter gradient: fastest of 4..32 measured on AVX-512 CPUs
 
@@ -238,7 +237,7 @@ def _mobile_conv(x, channels, size, stride, name, cfg, training):
         shape = [size, size, x.shape.as_list()[-1], channels]
         start = tf.truncated_normal_initializer(stddev=0.09)  # mobilenet_v1.py
         y = tf.nn.conv2d(x, tf.get_variable('weights', shape, tf.float32, start), stride, 'SAME')
-        return tf.nn.relu6(batch_norm(y, training, MOBILE_DECAY, cfg))
+        return tf.nn.relu6(batch_norm(y, training, cfg.mobile_decay, cfg))
 
 
 def _depthwise(x, stride, name, cfg, training):
@@ -247,4 +246,4 @@ def _depthwise(x, stride, name, cfg, training):
         start = tf.truncated_normal_initializer(stddev=0.09)  # mobilenet_v1.py
         weights = tf.get_variable('depthwise_weights', shape, tf.float32, start)
         y = tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], 'SAME')
-        return tf.nn.relu6(batch_norm(y, training, MOBILE_DECAY, cfg))
+        return tf.nn.relu6(batch_norm(y, training, cfg.mobile_decay, cfg))

@@ -47,15 +47,13 @@ def run(build, seed=0):
     """Values of build() with every variable drawn from a seed, statistics positive."""
     with tf.Graph().as_default(), tf.Session() as session:
         fetches = build()
-        session.run(tf.global_variables_initializer())
-        draw = np.random.RandomState(seed)
+        draw, starts = np.random.RandomState(seed), {}
         for v in sorted(tf.global_variables(), key=lambda v: v.op.name):
-            if v.dtype.base_dtype == tf.float32:
-                value = draw.randn(*v.shape.as_list()) * 0.2
-                value = np.abs(value) + 0.5 if 'variance' in v.op.name else value
-                small = 'fc8/weights' in v.op.name or '_out_' in v.op.name  # scales of about 1
-                value = value * 1e-6 if small else value
-                v.load(value.astype(np.float32), session)
+            value = draw.randn(*v.shape.as_list()) * 0.2
+            value = np.abs(value) + 0.5 if 'variance' in v.op.name else value
+            small = 'fc8/weights' in v.op.name or '_out_' in v.op.name  # scales of about 1
+            starts[v.initializer.inputs[1]] = value * 1e-6 if small else value
+        session.run([v.initializer for v in tf.global_variables()], starts)
         return session.run(fetches)
 
 
@@ -486,8 +484,8 @@ def stage1(drawn, tmp_path_factory):
     """A network trained for some steps on COCO, as the program does it."""
     folder = tmp_path_factory.mktemp('stage1')
     flags = [f'--data_path={Path(drawn["coco"]).parent}', f'--output_path={folder}/run']
-    flags += ['--preset=smoke', '--steps=60', '--batch_size=4', '--device=cpu']
-    settings = dict(TINY, channels=0.15, log_steps=20, checkpoint_steps=30, learning_rate=3e-3)
+    flags += ['--preset=smoke', '--steps=90', '--batch_size=4', '--device=cpu']
+    settings = dict(TINY, channels=0.15, log_steps=30, checkpoint_steps=45, learning_rate=2e-3)
     skip = ('device', 'batch_size', 'train_steps')
     flags += [f'--set={k}={v}' for k, v in settings.items() if k not in skip]
     assert train.main(flags + [f'--result_path={folder}/result']) == 0
@@ -502,7 +500,7 @@ def load_settings(stage1):
 
 def test_training_learns_and_reports(stage1):
     losses_ = Path(stage1, 'result', 'train_OSMN_bs4_1p_acc_loss.txt').read_text().split()
-    assert len(losses_) == 3 and float(losses_[-1]) < 0.12  # it starts at 0.2
+    assert len(losses_) == 3 and float(losses_[-1]) < 0.05  # it starts at 0.2
     text = Path(stage1, 'result', 'OSMN_bs4_1p_acc.log').read_text()
     rows = dict(line.split(' = ') for line in text.split('\n') if line)
     results = json.loads(Path(stage1, 'result', 'results', 'results.json').read_text())
@@ -548,18 +546,22 @@ def test_many_objects_in_groups_equal_one_by_one(stage1):
 def test_stage_two_evaluates_and_improves(stage1, drawn, tmp_path):
     flags = [f'--data_path={drawn["davis2017"]}', '--device=cpu']
     settings = {k: v for k, v in TINY.items() if k not in ('device', 'batch_size', 'train_steps')}
-    settings.update(channels=0.15, dataset='davis', log_steps=20, learning_rate=3e-3)
+    settings.update(channels=0.15, dataset='davis', log_steps=20, learning_rate=2e-3)
     more = [f'--set={k}={v}' for k, v in settings.items()] + ['--batch_size=4', '--preset=smoke']
     start = f'--init_from={stage1}/run'
     assert train.main(flags + more + [start, '--steps=90', f'--output_path={tmp_path}/run']) == 0
+    none = ['--steps=1', '--learning_rate=0', f'--output_path={tmp_path}/none']
+    assert train.main(flags + more + none) == 0
     scores = {}
-    for name, path in (('stage1', f'{stage1}/run'), ('stage2', f'{tmp_path}/run')):
+    runs = {'untrained': f'{tmp_path}/none', 'stage1': f'{stage1}/run', 'stage2': f'{tmp_path}/run'}
+    for name, path in runs.items():
         out = tmp_path / name
         more = [f'--checkpoint={path}', f'--output_path={out}', '--overlay', '--save_score']
         assert evaluate.main(flags + more + ['--set=threshold=0.7']) == 0
         scores[name] = json.loads((out / 'results.json').read_text())['global']['J-Mean']
         assert masks.read_image(str(out / 'overlay' / 'drawn-y.png')).shape[1] == 1280
-    assert scores['stage2'] > 0.15 and scores['stage2'] > scores['stage1'] - 0.05
+    assert scores['stage1'] > 0.3 and scores['stage2'] > scores['stage1']
+    assert scores['untrained'] < 0.2 and scores['stage2'] > 0.45
     written = {p: p.read_bytes() for p in (tmp_path / 'stage2' / 'masks').rglob('*.png')}
     merge = ['--task=merge', '--dataset=davis', '--set=threshold=0.7', flags[0]]
     assert videos.main(merge + [f'--output_path={tmp_path}/stage2']) == 0
