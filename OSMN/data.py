@@ -181,36 +181,28 @@ def load_coco(path: str, height: int, width: int, counts: str):
 
 
 def load_video(item, size: tuple[int, int]):
-    """((guide picture, its mask) whole, previous mask, picture, mask) the latter three of `size`.
+    """((guide picture, its mask) whole, previous mask, picture, mask) the latter three of `size`;
+    ValueError where a mask has another size than its frame.
 
     item: (guide frame, guide mask, previous mask, frame, mask, object id or 0 for all of them).
     """
     guide_path, guide_mask, previous, frame, mask, number = item
-    guide = masks.read_image(guide_path)
-    inside = resize_mask(masks.read_mask(guide_mask), guide.shape[:2])
-    previous, mask = (resize_mask(masks.read_mask(path), size) for path in (previous, mask))
-    image = resize_image(masks.read_image(frame), size)
-    previous, mask = (binary(x, number) for x in (previous, mask))
-    return (guide, binary(inside, number)), previous, image, mask
+    guide, inside = _pair(guide_path, guide_mask)
+    image, mask = _pair(frame, mask)
+    previous = guides.resize_mask(masks.read_mask(previous), size)
+    image, mask = guides.resize_image(image, size), guides.resize_mask(mask, size)
+    inside, previous, mask = (guides.binary(x, number) for x in (inside, previous, mask))
+    return (guide, inside), previous, image, mask
 
 
-def binary(ids: np.ndarray, number: int = 0) -> np.ndarray:
-    """Object ids uint8 -> uint8, 1 on object `number` (0: on any); void 255 is background."""
-    return (ids == number if number else (ids > 0) & (ids < 255)).astype(np.uint8)
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] to size (H, W), Pillow's bilinear; aspect not kept."""
-    if image.shape[:2] == tuple(size):
-        return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W] to size (H, W), Pillow's nearest."""
-    if mask.shape == tuple(size):
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.NEAREST))
+def _pair(frame, mask):
+    image, ids = masks.read_image(frame), masks.read_mask(mask)
+    if image.shape[:2] != ids.shape:
+        raise ValueError(
+            f'{mask} is {ids.shape[1]}x{ids.shape[0]}, its frame {frame} is '
+            f'{image.shape[1]}x{image.shape[0]}'
+        )
+    return image, ids
 
 
 def examples(root: str, cfg, cache: str | None = None) -> list[tuple]:
@@ -303,13 +295,13 @@ def _objects(pairs, cfg, number=None):
     read = [masks.read_mask(path) for _, path in pairs]
     if number is not None:
         numbers = [number]
-        read = [resize_mask(mask, (cfg.height, cfg.width)) for mask in read]
+        read = [guides.resize_mask(mask, (cfg.height, cfg.width)) for mask in read]
     elif cfg.year == '2016':
         numbers = [0]
     else:
         numbers = [int(n) for n in np.unique(read[0]) if 0 < n < 255]
     for n in numbers:
-        own = [binary(mask, n) for mask in read]
+        own = [guides.binary(mask, n) for mask in read]
         kept = [i for i, mask in enumerate(own) if number is not None or mask.any()]
         good = [place for place, i in enumerate(kept) if good_guide(own[i], cfg)]
         if len(kept) > 1:

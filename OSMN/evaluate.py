@@ -91,16 +91,21 @@ def roll_out(network, cfg, frames, given: dict):
     scales, heats = {}, {}
     for t, image in enumerate(frames):
         size = data.network_size(image.shape[:2], cfg)
-        small = data.resize_image(image, size)
+        small = guides.resize_image(image, size)
         maps = {}
         if scales:
             picture = guides.normalised(small, cfg)[None]
             maps = _in_groups(run, cfg, picture, heats, scales)
-        ids = given.get(t, np.zeros((1, 1), np.uint8))
+        ids = given.get(t, np.zeros(image.shape[:2], np.uint8))
+        if ids.shape != image.shape[:2]:
+            raise ValueError(
+                f'frame {t}: its mask is {ids.shape[1]}x{ids.shape[0]}, the frame '
+                f'{image.shape[1]}x{image.shape[0]}'
+            )
         for number in sorted(set(np.unique(ids).tolist()) - {0, 255} - set(scales)):
-            whole = data.binary(ids, number)
+            whole = guides.binary(ids, number)
             scales[number] = modulate(guides.guide(image, whole, cfg)[None])[0]
-            maps[number] = data.resize_mask(whole, size).astype(np.float32)
+            maps[number] = guides.resize_mask(whole, size).astype(np.float32)
         for number, map_ in maps.items():
             heats[number] = data.prior((map_ > cfg.threshold).view(np.uint8), cfg)
         yield image, dict(sorted(maps.items()))
@@ -144,7 +149,7 @@ def refined(maps: dict, image: np.ndarray) -> dict:
     result = {}
     for number, map_ in maps.items():
         height, width = map_.shape
-        picture = np.ascontiguousarray(data.resize_image(image, map_.shape)[..., ::-1])
+        picture = np.ascontiguousarray(guides.resize_image(image, map_.shape)[..., ::-1])
         crf = densecrf.DenseCRF2D(width, height, 2)
         labels = (map_ > 0.5).astype(np.int32)
         crf.setUnaryEnergy(utils.unary_from_labels(labels, 2, gt_prob=0.9, zero_unsure=False))
@@ -177,7 +182,7 @@ def segment(network, cfg, frames, given: dict, crf: bool = False, visit=None):
         if maps and visit is not None:
             visit(t, maps)
         maps = refined(maps, steps[0][0]) if crf else maps
-        ids = data.resize_mask(merged(maps, cfg), shape) if maps else np.zeros(shape, np.uint8)
+        ids = guides.resize_mask(merged(maps, cfg), shape) if maps else np.zeros(shape, np.uint8)
         new = sorted(set(maps) - started)
         if new:
             ids = np.where(np.isin(ids, new), 0, ids)

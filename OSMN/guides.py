@@ -108,6 +108,25 @@ def turned(image: np.ndarray, mask: np.ndarray, degrees: float):
     )
 
 
+def binary(ids: np.ndarray, number: int = 0) -> np.ndarray:
+    """Object ids uint8 -> uint8, 1 on object `number` (0: on any); void 255 is background."""
+    return (ids == number if number else (ids > 0) & (ids < 255)).astype(np.uint8)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] to size (H, W), Pillow's bilinear; aspect not kept."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W] to size (H, W), Pillow's nearest."""
+    if mask.shape == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.NEAREST))
+
+
 def normalised(image: np.ndarray, cfg) -> np.ndarray:
     """uint8 [..., 3] BGR -> float32, minus cfg.mean, times cfg.scale_value."""
     levels = np.arange(256, dtype=np.float32)[:, None] - np.array(cfg.mean, np.float32)

@@ -75,7 +75,7 @@ def _layers(cfg):
 
 
 def _dropout(x, cfg, training):
-    return tf.nn.dropout(x, rate=cfg.dropout, seed=cfg.seed) if training and cfg.dropout else x
+    return tf.nn.dropout(x, rate=cfg.dropout) if training and cfg.dropout else x
 
 
 def _spatial_modulator(heat, layers, pools, cfg, training):

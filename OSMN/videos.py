@@ -21,7 +21,7 @@ import numpy as np
 
 from common import davis, masks, metrics, youtube_vos
 
-from . import cli, data
+from . import cli, guides
 from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos', 'youtube_objects')
@@ -93,7 +93,7 @@ def numbers(video: Video) -> list[int]:
 def _davis(root, name, year):
     paths = davis.masks(root, name)
     first = masks.read_mask(paths[0])
-    first = data.binary(first) if year == '2016' else first
+    first = guides.binary(first) if year == '2016' else first
     frames = davis.frames(root, name)
     truth = [(stem(path), path) for path in paths]
     return Video(name, os.path.join('masks', name), frames, {0: first}, {}, truth)
@@ -126,7 +126,7 @@ def _youtube_objects(root, name):
     if [stem(path) for path in images] != [stem(path) for path in labels]:
         raise ValueError(f'{name}: {len(images)} images and {len(labels)} labels do not pair up')
     truth = [(stem(path), path) for path in labels]
-    given = {0: data.binary(masks.read_mask(labels[0]))} if labels else {}
+    given = {0: guides.binary(masks.read_mask(labels[0]))} if labels else {}
     return Video(name, os.path.join('masks', name), images, given, {}, truth)
 
 
@@ -157,7 +157,7 @@ def score(found: list, output_path: str) -> dict:
 
 def _scores(truth, written, number, video):
     truth, result = masks.read_mask(truth), masks.read_mask(written)
-    own = data.binary(truth, 0 if 'masks' in video.folder else number)
+    own = guides.binary(truth, 0 if 'masks' in video.folder else number)
     pair = own, (result == number).astype(np.uint8)
     return metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)
 
@@ -175,7 +175,7 @@ def split_davis(root: str, output: str) -> int:
                 folder = ('480p_split', name, str(n)) if n else ('480p_all', name)
                 target = os.path.join(output, 'Annotations', *folder, stem(path) + '.png')
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                masks.write_image(target, data.binary(mask, n)[..., None] * 255)
+                masks.write_image(target, guides.binary(mask, n)[..., None] * 255)
                 count += 1
     return count
 
@@ -238,7 +238,7 @@ def merge(found: list, output_path: str, cfg) -> int:
             mask = evaluate.merged(maps, cfg) if maps else np.zeros(shape, np.uint8)
             os.makedirs(os.path.join(output_path, video.folder), exist_ok=True)
             target = os.path.join(output_path, video.folder, stem(path) + '.png')
-            masks.write_mask(target, data.resize_mask(mask, shape))
+            masks.write_mask(target, guides.resize_mask(mask, shape))
             count += 1
     return count
 

@@ -161,6 +161,13 @@ def test_coco(drawn):
     assert crowd.sum() == coco.annotations(root, '12')[0]['area']
 
 
+def test_coco_is_found_inside_a_folder(drawn, tmp_path):
+    root = drawn['coco']
+    assert coco.resolve(os.path.dirname(root)) == coco.resolve(root) == root
+    with pytest.raises(FileNotFoundError, match='no COCO data at .*nor in coco/.*cocodataset.org'):
+        coco.resolve(str(tmp_path))
+
+
 def test_coco_faults_are_named(tree, tmp_path):
     root = tree('coco')
     os.remove(os.path.join(root, 'train2017', '000000000003.jpg'))

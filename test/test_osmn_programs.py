@@ -350,6 +350,16 @@ def test_faults_are_told(run, drawn, tmp_path, capsys):
     message = fails(capsys, evaluate, *common, *flags, '--preset=smoke', '--sequences=drawn-y')
     assert 'is not of this network' in message and 'another shape' in message
     assert 'is needed' in fails(capsys, evaluate, *common[1:], *flags)
+    masks.write_mask(str(root / 'Annotations/480p/drawn-y/00000.png'), np.ones((9, 8), np.uint8))
+    message = fails(capsys, evaluate, *common, *flags, '--sequences=drawn-y')
+    assert 'frame 0: its mask is 8x9, the frame 320x180' in message
+    masks.write_mask(str(root / 'Annotations/480p/drawn-a/00003.png'), np.ones((9, 8), np.uint8))
+    item = (*davis.pairs(str(root), ['drawn-a'])[0], *([davis.masks(str(root), 'drawn-a')[2]]))
+    with pytest.raises(ValueError, match='00003.png is 8x9, its frame .*00003.jpg is 320x180'):
+        data.load_video((*item, *davis.pairs(str(root), ['drawn-a'])[3], 0), (48, 64))
+    masks.write_mask(
+        str(root / 'Annotations/480p/drawn-y/00000.png'), np.ones((180, 320), np.uint8)
+    )
     message = fails(
         capsys, evaluate, *common, *flags, '--sequences=drawn-y', '--crf', '--set=threshold=0.01'
     )
