@@ -30,6 +30,7 @@ FILES = {
     'cli.py',
     'weights.py',
     'modelzoo_level.txt',
+    'example.jpg',
     'test',
 }
 WRAPPERS = ('train_full_1p.sh', 'train_performance_1p.sh', 'train_full_8p.sh')
