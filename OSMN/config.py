@@ -127,9 +127,9 @@ def _smoke():
         height=128, width=160, scales=[1.0], guide_size=96, channels=0.25, init_std=0.05,
         batch_size=8, train_steps=200, learning_rate=1e-3, lr_boundaries=[], lr_values=[1.0],
         loss_pixels=0, weight_decay=1e-5, adam_epsilon=1e-8,  # from scratch: no ImageNet weights
-        bn_decay=0.9, mobile_decay=0.9,  # 0.99 of 200 updates would still hold the start values
+        bn_decay=0.95, mobile_decay=0.95,  # 0.99: 200 updates still hold the start values
         center_perturb=0.5, std_perturb=1.0, random_crop=0.2, video_flip=0.5,  # few examples
-        test_height=120, test_width=214, online_learning_rate=1e-4,
+        test_height=120, test_width=214, online_steps=200, online_learning_rate=1e-3,
         threshold=0.8,  # the balanced loss favours the object, and masks would grow
         log_steps=10, checkpoint_steps=100,
     )

@@ -35,6 +35,7 @@ def settings(cfg, item: tuple, parent: str) -> EasyDict:
         cfg, examples=[item], height=cfg.test_height, width=cfg.test_width or cfg.width,
         scales=scales, batch_size=len(scales), init_from=parent, start_step=0, train_steps=steps,
         learning_rate=cfg.online_learning_rate, lr_boundaries=[], lr_values=[1.0],
+        fix_seg=False,  # all weights are trained
         fix_bn=True,  # statistics of one heat map would be useless
         checkpoint_steps=max(1, steps // 4), keep_checkpoints=1, log_steps=max(1, steps // 5),
         iterations_per_loop=1,
