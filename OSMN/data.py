@@ -221,11 +221,14 @@ def examples(root: str, cfg, cache: str | None = None) -> list[tuple]:
     """
     split = cfg.split or SPLITS[cfg.dataset]
     if cfg.dataset == 'coco':
-        facts = [root, split, cfg.foreground]
+        path = os.path.join(root, 'annotations', f'instances_{split}.json')
+        facts = [root, split, cfg.foreground, _changed(path)]
         result = [tuple(x) for x in _cached(cache, facts, lambda: coco_list(root, split, cfg))]
     else:
         names = ('label_valid', 'bbox_valid', 'height', 'width', 'year', 'dataset')
-        facts = [root, split] + [cfg[name] for name in names]
+        listed = davis.sequences(root, split, cfg.year) if cfg.dataset == 'davis' else []
+        facts = [root, split, listed, _changed(root), _changed(os.path.join(root, split))]
+        facts += [cfg[name] for name in names]
         found = _cached(cache, facts, lambda: video_list(root, split, cfg))
         result = video_examples(found, cfg)
     if not result:
@@ -236,14 +239,17 @@ def examples(root: str, cfg, cache: str | None = None) -> list[tuple]:
 def _cached(folder, facts, make):
     if folder is None:
         return make()
-    changed = [os.stat(facts[0]).st_mtime]
-    name = hashlib.sha1(json.dumps(facts + changed).encode()).hexdigest()[:12]
+    name = hashlib.sha1(json.dumps(facts).encode()).hexdigest()[:12]
     path = os.path.join(folder, f'examples_{name}.json')
     if not os.path.isfile(path):
         os.makedirs(folder, exist_ok=True)
         npu.replace_file(path, json.dumps(make()))
     with open(path) as f:
         return json.load(f)
+
+
+def _changed(path):
+    return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
 
 
 def coco_list(root: str, split: str, cfg) -> list[tuple]:

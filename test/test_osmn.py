@@ -427,6 +427,14 @@ def test_lists_are_kept_by_path_and_settings(drawn, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob('examples_*.json'))) == 1
     assert len(data.examples(drawn['coco'], tiny(foreground=0.0), str(tmp_path))) > len(first)
     assert len(list(tmp_path.glob('examples_*.json'))) == 2
+    copy = Path(shutil.copytree(drawn['coco'], str(tmp_path / 'coco')))
+    one = data.examples(str(copy), cfg, str(tmp_path))
+    path = copy / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] > 6]
+    path.write_text(json.dumps(content))
+    coco.index.cache_clear()
+    assert 0 < len(data.examples(str(copy), cfg, str(tmp_path))) < len(one)  # the file is newer
     with pytest.raises(ValueError, match='no examples of coco .* no object passes'):
         data.examples(drawn['coco'], tiny(foreground=1.0), str(tmp_path))
 
