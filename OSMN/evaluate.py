@@ -5,8 +5,8 @@
 
 Roll-out as in the paper (section 3): the first mask makes the guide, every mask the heat map of the
 next frame. Objects of a frame go through the network together. Writes masks/<sequence>/<frame>.png
-(YouTube-VOS: Annotations/<video>/), with --save_score the probabilities a object, the scores as CSV
-and results.json, with --overlay a contact sheet and an MP4 a sequence.
+(YouTube-VOS: Annotations/<video>/), with --save_score the probabilities of every object, the scores
+as CSV and results.json, with --overlay a contact sheet and an MP4 a sequence.
 """
 
 from __future__ import annotations
@@ -76,12 +76,14 @@ def loaded(cfg, prefix: str):
         yield run, modulate
 
 
-def roll_out(network, cfg, frames, given: dict):
+def roll_out(network, cfg, frames, given: dict, crf: bool = False, visit=None):
     """The probability of every object in every frame.
 
     Args:
       network: of loaded(). frames: iterator of uint8 [H, W, 3] BGR. given: {frame number: ids uint8
-      [H, W]}; an object starts in the first that shows it.
+      [H, W]}; an object starts in the first that shows it. crf: masks are refined() before they
+      guide the next frame, as in the original. visit: function (frame number, probabilities),
+      called for every frame that has any, before refinement.
 
     Yields:
       (frame, {object id: float32 [h, w]} at network size, ids in order; 0 and 1 in an object's
@@ -92,10 +94,11 @@ def roll_out(network, cfg, frames, given: dict):
     for t, image in enumerate(frames):
         size = data.network_size(image.shape[:2], cfg)
         small = guides.resize_image(image, size)
-        maps = {}
+        maps, found = {}, {}
         if scales:
             picture = guides.normalised(small, cfg)[None]
-            maps = _in_groups(run, cfg, picture, heats, scales)
+            found = _in_groups(run, cfg, picture, heats, scales)
+            maps = refined(found, image) if crf else found
         ids = given.get(t, np.zeros(image.shape[:2], np.uint8))
         if ids.shape != image.shape[:2]:
             raise ValueError(
@@ -106,6 +109,8 @@ def roll_out(network, cfg, frames, given: dict):
             whole = guides.binary(ids, number)
             scales[number] = modulate(guides.guide(image, whole, cfg)[None])[0]
             maps[number] = guides.resize_mask(whole, size).astype(np.float32)
+        if maps and visit is not None:
+            visit(t, {**maps, **found})
         for number, map_ in maps.items():
             heats[number] = data.prior((map_ > cfg.threshold).view(np.uint8), cfg)
         yield image, dict(sorted(maps.items()))
@@ -165,23 +170,17 @@ def segment(network, cfg, frames, given: dict, crf: bool = False, visit=None):
     object starts.
 
     Args:
-      network, frames, given: of roll_out(), but `frames` is a function that makes the iterator;
-      `network` may be {object id: network}, trained online. visit: function (frame number,
-      probabilities), called for every frame that has any.
+      network, frames, given, crf, visit: of roll_out(), but `frames` is a function that makes the
+      iterator; `network` may be {object id: network}, trained online.
     """
     networks = network if isinstance(network, dict) else {0: network}
     streams = [
-        roll_out(own, cfg, frames(), {t: np.where(ids == n, ids, 0) if n else ids
-                                      for t, ids in given.items()})
-        for n, own in networks.items()
-    ]  # fmt: skip
+        roll_out(own, cfg, frames(), _only(n, given), crf, visit) for n, own in networks.items()
+    ]
     started = set()
     for t, steps in enumerate(zip(*streams)):
         shape = steps[0][0].shape[:2]
         maps = {number: map_ for _, found in steps for number, map_ in found.items()}
-        if maps and visit is not None:
-            visit(t, maps)
-        maps = refined(maps, steps[0][0]) if crf else maps
         ids = guides.resize_mask(merged(maps, cfg), shape) if maps else np.zeros(shape, np.uint8)
         new = sorted(set(maps) - started)
         if new:
@@ -189,6 +188,11 @@ def segment(network, cfg, frames, given: dict, crf: bool = False, visit=None):
             ids = np.where(np.isin(given[t], new), given[t], ids).astype(np.uint8)
         started |= set(new)
         yield ids
+
+
+def _only(number, given):
+    """Given masks of one object, of all for 0."""
+    return {t: np.where(ids == number, ids, 0) if number else ids for t, ids in given.items()}
 
 
 def sequence(cfg, video, network, output_path: str, args) -> None:
@@ -251,7 +255,7 @@ def score(cfg, found: list, root: str, dataset: str, output_path: str, stability
 
 
 @contextlib.contextmanager
-def networks(cfg, args, found: list):
+def networks(cfg, args):
     """Yields a function: video -> its network, or {object id: network} from --online_path."""
     if not args.online_path:
         with loaded(cfg, cli.checkpoint_prefix(args.checkpoint)) as network:
@@ -278,7 +282,7 @@ def run(args, cfg) -> dict:
     root = videos.resolve(cli.data_root(args, cfg), dataset)
     found = videos.find(root, dataset, args.split, args.sequences, cfg.year)
     output_path = cli.writable(args.output_path)
-    with networks(cfg, args, found) as network_of:
+    with networks(cfg, args) as network_of:
         for video in found:
             sequence(cfg, video, network_of(video), output_path, args)
     results = score(cfg, found, root, dataset, output_path, args.stability)
@@ -325,7 +329,7 @@ def arguments():
 
 @cli.program
 def main(argv=None):
-    """Prints J and F a object, and J&F."""
+    """Prints J and F of every object, and J&F."""
     args = arguments().parse_args(argv)
     if not args.checkpoint and not args.online_path:
         raise ValueError('--checkpoint or --online_path is needed')

@@ -11,7 +11,6 @@ checkpoint when the command is given again.
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import tensorflow.compat.v1 as tf
@@ -19,7 +18,7 @@ from easydict import EasyDict
 
 from common import coco, davis, youtube_vos
 
-from . import cli, data, model, npu
+from . import cli, data, model, npu, videos
 from .config import get_config
 from .losses import losses
 
@@ -101,10 +100,7 @@ def data_root(args, cfg) -> str:
     root = cli.data_root(args, cfg)
     if cfg.dataset not in READERS:
         raise ValueError(f'dataset={cfg.dataset!r}: expected one of {", ".join(READERS)}')
-    if cfg.dataset == 'youtube_vos':
-        inner = os.path.join(root, 'YouTubeVOS')
-        return inner if os.path.isdir(inner) else root
-    return READERS[cfg.dataset].resolve(root)
+    return coco.resolve(root) if cfg.dataset == 'coco' else videos.resolve(root, cfg.dataset)
 
 
 def prepare(args, cfg) -> None:

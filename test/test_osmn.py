@@ -385,6 +385,22 @@ def test_examples_have_static_shapes(drawn):
     assert values['heat_1'].min() >= 0 and values['heat_1'].max() <= 1
 
 
+def test_estimators_other_modes(drawn):
+    cfg = tiny(init_from='')
+    cfg.examples = data.examples(drawn['coco'], cfg)
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, labels = tf.data.make_one_shot_iterator(data.input_fn(cfg, False)).get_next()
+        assert inputs['image_0'].shape.as_list() == [1, 48, 64, 3]
+        spec = train.model_fn(inputs, labels, 'eval', dict(cfg))
+        whole = {key: inputs[f'{key}_0'] for key in ('guide', 'heat', 'image')}
+        predicted = train.model_fn(whole, None, 'infer', dict(cfg)).predictions['probability']
+        session.run(tf.global_variables_initializer())
+        values = [session.run([spec.loss, predicted]) for _ in cfg.examples]
+        with pytest.raises(tf.errors.OutOfRangeError):  # each example once
+            session.run(spec.loss)
+    assert all(0 < loss < 1 and 0 <= p.min() <= p.max() <= 1 for loss, p in values)
+
+
 def test_coco_list_leaves_out_crowds_and_small_objects(drawn, tmp_path):
     cfg = tiny()
     root = Path(shutil.copytree(drawn['coco'], str(tmp_path / 'coco')))

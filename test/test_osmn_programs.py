@@ -400,3 +400,20 @@ def test_crf_is_called_with_the_official_numbers(monkeypatch):
     assert {k: v for k, v in named['addPairwiseBilateral'].items() if k != 'rgbim'} == {
         'sxy': (40, 40), 'srgb': (5, 5, 5), 'compat': 10,
     }  # fmt: skip
+
+    def run(picture, heats, scales):
+        priors.append(heats[0, ..., 0])
+        return np.zeros((1, 2, 4), np.float32) + 0.1  # nothing; the field answers 0 1 0 1
+
+    priors, raw = [], []
+    cfg = config.get_config('smoke')
+    cfg.update(test_height=2, test_width=4, original_mask=True, guide_size=32, threshold=0.5)
+    first = np.array([[0, 1, 1, 0]] * 2, np.uint8)
+    frames = [np.zeros((2, 4, 3), np.uint8)] * 3
+    network = run, lambda guides_: np.zeros((1, 1), np.float32)
+    monkeypatch.setattr(data.guides, 'dilated', lambda mask: mask.astype(np.float32))
+    visit = lambda t, maps: raw.append(maps[1])  # noqa: E731
+    steps = list(evaluate.roll_out(network, cfg, iter(frames), {0: first}, True, visit))
+    assert priors[0].tolist() == first.tolist()  # the given mask is not refined
+    assert priors[1].tolist() == steps[1][1][1].tolist() == [[0, 1, 0, 1]] * 2
+    assert raw[1].max() == np.float32(0.1)  # what is saved is the network's
