@@ -1,7 +1,7 @@
 """Draws small data sets in the official layouts: what tests, and CPU runs without --data_path,
 train on.
 
-    python test/sample_data.py --output=DIR [--sets=davis,davis2017,youtube_vos,coco] [--seed=0]
+    python test/sample_data.py --output=DIR [--sets=davis,davis2017,youtube_vos,coco,vid,det,vot]
 
 Textured, saturated blobs move, deform, pass behind a pillar and leave, over greyish textured
 backgrounds: a small network learns them in a minute and the lesson holds for sequences that it has
@@ -186,26 +186,71 @@ def draw_coco(root: Path, draw: np.random.RandomState) -> None:
             image, mask = next(clip(draw, 1, 3))
             name = f'{number:012d}.jpg'
             write_jpeg(root / split / name, image)
-            images.append(
-                {'id': number, 'file_name': name, 'height': HEIGHT, 'width': WIDTH, 'license': 1}
-            )
+            images.append(dict(id=number, file_name=name, height=HEIGHT, width=WIDTH, license=1))
             for item in np.unique(mask[mask > 0]):
                 entry = coco_annotation(mask == item, crowd=number == count and item == 1)
                 annotations.append(
                     dict(entry, id=len(annotations) + 1, image_id=number, category_id=1)
                 )
-        write_text(
-            root / 'annotations' / f'instances_{split}.json',
-            json.dumps(
-                {
-                    'info': {'description': 'drawn'},
-                    'licenses': [{'id': 1, 'name': 'drawn', 'url': ''}],
-                    'images': images,
-                    'annotations': annotations,
-                    'categories': [{'id': 1, 'name': 'blob', 'supercategory': 'blob'}],
-                }
-            ),
+        tree = dict(
+            info={'description': 'drawn'}, licenses=[{'id': 1, 'name': 'drawn', 'url': ''}],
+            images=images, annotations=annotations,
+            categories=[{'id': 1, 'name': 'blob', 'supercategory': 'blob'}],
+        )  # fmt: skip
+        write_text(root / 'annotations' / f'instances_{split}.json', json.dumps(tree))
+
+
+def write_imagenet(root: Path, kind: str, name: str, image, mask) -> None:
+    """One picture of ILSVRC2015 with the boxes of its objects as XML."""
+    write_jpeg(root / 'ILSVRC2015' / 'Data' / kind / 'train' / f'{name}.JPEG', image)
+    objects = ''
+    for number in np.unique(mask[mask > 0]):
+        rows, columns = np.nonzero(mask == number)
+        box = columns.min(), rows.min(), columns.max(), rows.max()
+        sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), box)
+        objects += (
+            f'<object><trackid>{number - 1}</trackid><name>n0</name><occluded>0</occluded>'
+            f'<bndbox>{"".join(f"<{k}>{v}</{k}>" for k, v in sides)}</bndbox></object>'
         )
+    text = f'<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>{objects}'
+    path = root / 'ILSVRC2015' / 'Annotations' / kind / 'train' / f'{name}.xml'
+    write_text(path, f'<annotation><filename>{path.stem}</filename>{text}</annotation>')
+
+
+def draw_vid(root: Path, draw: np.random.RandomState) -> None:
+    """ImageNet VID: four train videos of ten frames; one object leaves."""
+    for v in range(4):
+        for t, (image, mask) in enumerate(clip(draw, 10, 2, leaving=v == 3)):
+            name = f'ILSVRC2015_VID_train_0000/ILSVRC2015_train_{v:08d}/{t:06d}'
+            write_imagenet(root, 'VID', name, image, mask)
+
+
+def draw_det(root: Path, draw: np.random.RandomState) -> None:
+    """ImageNet DET: eight pictures of two subsets, one with folders of categories."""
+    for i in range(8):
+        image, mask = next(clip(draw, 1, 2))
+        place = 'ILSVRC2013_train/n00000001' if i % 2 else 'ILSVRC2014_train_0000'
+        write_imagenet(root, 'DET', f'{place}/drawn_{i:08d}', image, mask)
+
+
+def draw_vot(root: Path, draw: np.random.RandomState) -> None:
+    """VOT: three sequences of 24 frames, rotated boxes, an occlusion tag."""
+    names = ['drawn1', 'drawn2', 'drawn3']
+    for name in names:
+        areas = [0]
+        while min(areas) < 0.6 * max(areas) + 1:  # the object stays in sight
+            frames = list(clip(draw, 24, 1))
+            areas = [int(mask.sum()) for _, mask in frames]
+        lines = ''
+        for t, (image, mask) in enumerate(frames, 1):
+            write_jpeg(root / name / 'color' / f'{t:08d}.jpg', image)
+            points = np.argwhere(mask)[:, ::-1].astype(np.float32)
+            corners = cv2.boxPoints(cv2.minAreaRect(points)).ravel()
+            lines += ','.join(f'{v:.2f}' for v in corners) + '\n'
+        write_text(root / name / 'groundtruth.txt', lines)
+        hidden = ''.join(f'{int(area < 0.8 * max(areas))}\n' for area in areas)
+        write_text(root / name / 'occlusion.tag', hidden)
+    write_text(root / 'list.txt', '\n'.join(names) + '\n')
 
 
 def coco_annotation(mask: np.ndarray, crowd: bool) -> dict:
@@ -235,6 +280,9 @@ SETS = {
     'davis2017': ('DAVIS2017', draw_davis2017),
     'youtube_vos': ('YouTubeVOS', draw_youtube_vos),
     'coco': ('coco', draw_coco),
+    'vid': ('vid', draw_vid),
+    'det': ('det', draw_det),
+    'vot': ('VOT', draw_vot),
 }
 
 

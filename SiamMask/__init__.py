@@ -1,0 +1,14 @@
+r"""SiamMask: a siamese network that tracks and segments an object given one box (Wang, Zhang,
+Bertinetto, Hu, Torr, CVPR 2019).
+
+Original code: foolwood/SiamMask (PyTorch). Commands, from the folder above this one:
+
+    python -m SiamMask.prepare   --data_path=DATA --output_path=crops
+    python -m SiamMask.train     --data_path=crops --output_path=base --init_from=resnet/model.ckpt
+    python -m SiamMask.train     --data_path=crops --output_path=sharp --init_from=base \
+                                 --preset=sharp
+    python -m SiamMask.evaluate  --data_path=VOT2018 --checkpoint=sharp --output_path=out
+    python -m SiamMask.demo      --input=clip.mp4 --box=300,100,60,80 --checkpoint=sharp
+    python -m SiamMask.convert   --source=SiamMask_VOT.pth --output=published/model.ckpt
+    python -m SiamMask.export    --checkpoint=sharp --output_path=exported
+"""

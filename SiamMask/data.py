@@ -1,0 +1,361 @@
+"""Pairs of crops: which two, how they are changed, what the network is to answer (SiamMask section
+4.1; datasets/siam_mask_dataset.py of the official code).
+
+    <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.x.jpg   511 px around the object, BGR
+    <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.m.png   its mask, 0/255: coco, ytb_vos
+    <root>/<set>/train.json                                      video -> track -> frame -> box
+
+Everything random comes from two generators a pair, drawn from in the order of the original, so that
+the same draws give the same pair.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import multiprocessing
+import os
+import random
+from collections import deque
+
+import cv2
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from . import npu
+from .losses import targets
+from .model import PATCH, STRIDE, TEMPLATE
+
+CROP = 511  # px, side of a stored crop: 127 of context, four times as wide
+WITH_MASKS = ('coco', 'ytb_vos')  # sets that have masks (PT)
+COLOURS = np.array(  # directions of the colour noise, R, G, B grey levels (PT rgbVar)
+    [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
+     [4.64467907, 4.73710203, 4.88324118]], np.float32
+)  # fmt: skip
+WAIT = 300  # s for one pair, before a reader process counts as dead
+
+
+def input_fn(cfg, training: bool) -> tf.data.Dataset:
+    """Batches of cfg.batch_size pairs, from that of update cfg.start_step on.
+
+    Returns:
+      (features, labels), see model.network() and losses.losses(). Outside training: 128 pairs,
+      once, of draws that no training uses.
+    """
+    cards = npu.rank()[1] if training else 1
+    first = cfg.get('start_step', 0) * cfg.batch_size * cards if training else 0
+    shapes, types = signature(cfg)
+
+    def pairs():
+        yield from examples(cfg, first + npu.rank()[0] * (cards > 1), cards, training)
+
+    found = tf.data.Dataset.from_generator(pairs, types, shapes)
+    return found.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
+
+
+def signature(cfg):
+    """Shapes and types of one example, ({features}, {labels})."""
+    n, k, s = cells_a_side(cfg), slots(cfg), cfg.search_size
+    shapes = (
+        {'template': [TEMPLATE, TEMPLATE, 3], 'search': [s, s, 3], 'cell': [k]},
+        {'cls': [n, n, 5], 'loc': [n, n, 4, 5], 'loc_weight': [n, n, 5], 'mask_weight': [k],
+         'mask': [k, PATCH, PATCH]},
+    )  # fmt: skip
+    whole = {'cell': tf.int32, 'cls': tf.int32, 'mask': tf.int8}
+    types = tuple({key: whole.get(key, tf.float32) for key in part} for part in shapes)
+    return tuple({key: tf.TensorShape(v) for key, v in part.items()} for part in shapes), types
+
+
+def cells_a_side(cfg) -> int:
+    """N of the score map of the training picture: 25 of 255 px, 3 of 143 px."""
+    return (cfg.search_size - TEMPLATE) // STRIDE + 1 + cfg.base_size
+
+
+def slots(cfg) -> int:
+    """Masks an image: at most as many as positives or cells."""
+    return min(cfg.positives, cells_a_side(cfg) ** 2)
+
+
+def examples(cfg, first: int, step: int, training: bool):
+    """Pairs number first, first + step, ..., made by cfg.workers processes, in order.
+
+    Raises:
+      RuntimeError: a process does not answer.
+    """
+    global _JOB
+    sets = load_sets(cfg.crops, cfg)
+    _JOB = sets, cfg, training
+    numbers = _numbers(sets, cfg, first, step) if training else enumerate(_fixed(sets, cfg))
+    if not cfg.workers:
+        yield from map(_made, numbers)
+        return
+    cv2.setNumThreads(1)
+    pool = multiprocessing.get_context('fork').Pool(cfg.workers)  # shares the lists of boxes
+    try:
+        waiting = deque()
+        for job in numbers:
+            waiting.append(pool.apply_async(_made, (job,)))
+            if len(waiting) > 8 * cfg.workers:
+                yield waiting.popleft().get(WAIT)
+        while waiting:
+            yield waiting.popleft().get(WAIT)
+    except multiprocessing.TimeoutError:
+        raise RuntimeError(f'a reader process gave no pair in {WAIT} s: out of memory?') from None
+    finally:
+        pool.terminate()
+
+
+_JOB = None  # (sets, cfg, training) of this process and the readers forked from it
+
+
+def _made(job):
+    number, pick = job
+    sets, cfg, training = _JOB
+    seed = (cfg.seed * 2 + (not training)) % 2**31
+    draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
+    return packed(sample(sets, pick, cfg, draws), cfg)
+
+
+def _numbers(sets, cfg, first, step):
+    """(number of the pair, number of its video), for ever."""
+    every = itertools.chain.from_iterable(picks(sets, cfg.seed))
+    return itertools.islice(enumerate(every), first, None, step)
+
+
+def _fixed(sets, cfg):
+    draw = random.Random(cfg.seed)
+    return [draw.randrange(sets[-1]['start'] + len(sets[-1]['videos'])) for _ in range(128)]
+
+
+def load_sets(crops: dict, cfg) -> list[dict]:
+    """The sets of cfg.datasets, in order.
+
+    Args:
+      crops: {set: folder that has its crop511 and json}.
+
+    Returns:
+      [{name, root, start (number of its first video), videos [(name, [(track, frames, boxes)])],
+      use (pairs a cycle), range (frames), masks}].
+
+    Raises:
+      FileNotFoundError, ValueError: what is missing, or has no boxes.
+    """
+    result, start = [], 0
+    for name, (use, reach, file_name) in cfg.datasets.items():
+        if name not in crops:
+            raise ValueError(f'no data set {name!r}; there are {", ".join(sorted(crops))}')
+        path = os.path.join(crops[name], file_name)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'no {path}; `python -m SiamMask.prepare` writes it')
+        with open(path) as f:
+            videos = [v for v in map(_video, json.load(f).items()) if v[1]]
+        if not videos:
+            raise ValueError(f'{path} has no boxes')
+        result.append(
+            dict(name=name, root=os.path.join(crops[name], 'crop511'), start=start, videos=videos,
+                 use=use or len(videos), range=reach, masks=name in WITH_MASKS)
+        )  # fmt: skip
+        start += len(videos)
+    return result
+
+
+def _video(item):
+    name, tracks = item
+    result = []
+    for track, boxes in tracks.items():
+        boxes = {int(f): _size(b) for f, b in boxes.items() if f.isdigit()}
+        frames = sorted(f for f, (w, h) in boxes.items() if w and h)
+        if frames:
+            result.append((track, frames, [boxes[f] for f in frames]))
+    return name, result
+
+
+def _size(box):
+    return tuple(box) if len(box) == 2 else (box[2] - box[0], box[3] - box[1])
+
+
+def picks(sets: list[dict], seed: int):
+    """Cycles of video numbers: each set's videos shuffled and repeated, the sets then mixed."""
+    draw = random.Random(seed)
+
+    def shuffled(entry):
+        numbers, result = list(range(entry['start'], entry['start'] + len(entry['videos']))), []
+        while len(result) < entry['use']:
+            draw.shuffle(numbers)
+            result += numbers
+        return result[: entry['use']]
+
+    for entry in sets:  # the original shuffles each set once when it is made
+        shuffled(entry)
+    while True:
+        cycle = [number for entry in sets for number in shuffled(entry)]
+        draw.shuffle(cycle)
+        yield cycle
+
+
+def sample(sets: list[dict], pick: int, cfg, draws) -> dict:
+    """One pair.
+
+    Args:
+      pick: number of the video. draws: (random.Random, numpy RandomState).
+
+    Returns:
+      template float32 [127, 127, 3], search float32 [S, S, 3], box float64 [4] (corners in the
+      search picture), cls int64 [5, N, N], loc float32 [4, 5, N, N], loc_weight float32 [5, N, N],
+      mask int8 [S, S] of 1 and -1, mask_weight [N, N] of 1, 0 and -1.
+
+    Raises:
+      FileNotFoundError, ValueError: a crop is missing or has another size.
+    """
+    uniform = draws[0]
+    entry = sets[bisect.bisect([s['start'] for s in sets], pick) - 1]
+    gray = bool(cfg.gray) and cfg.gray > uniform.random()
+    negative = bool(cfg.negative) and cfg.negative > uniform.random()
+    number = pick - entry['start']
+    if negative:
+        template = _target(entry, number, uniform)
+        inner = bool(cfg.inner_negative) and cfg.inner_negative > uniform.random()
+        other = entry if inner else uniform.choice(sets)
+        search = _target(other, uniform.randint(0, len(other['videos']) - 1), uniform)
+    else:
+        template, search = _positive(entry, number, uniform)
+    masked = entry['masks'] and not negative
+    picture, mask = _read(search[0] + '.x.jpg'), None
+    if masked:
+        mask = (_read(search[0] + '.m.png', cv2.IMREAD_GRAYSCALE) > 0).astype(np.float32)
+    change = dict(gray=gray, draws=draws)
+    shapes = [(TEMPLATE, cfg.template_shift, cfg.template_scale, cfg.template_blur),
+              (cfg.search_size, cfg.search_shift, cfg.search_scale, cfg.search_blur)]  # fmt: skip
+    first = augmented(_read(template[0] + '.x.jpg'), centred(template[1]), *shapes[0], **change)
+    second = augmented(picture, centred(search[1]), *shapes[1], mask=mask, **change)
+    labels = targets(second['box'], cells_a_side(cfg), cfg, negative, draws[1])
+    side = labels['cls'].shape[1:]
+    weight = labels['cls'].max(0) if masked else np.zeros(side, np.int64)
+    return dict(
+        labels, template=first['image'], search=second['image'], box=second['box'],
+        mask=second['mask'], mask_weight=weight,
+    )  # fmt: skip
+
+
+def _positive(entry, number, uniform):
+    video, tracks = entry['videos'][number]
+    track, frames, boxes = uniform.choice(tracks)
+    f = uniform.randint(0, len(frames) - 1)
+    near = range(max(f - entry['range'], 0), min(f + entry['range'], len(frames) - 1) + 1)
+    return tuple(_crop(entry, video, track, frames[i], boxes[i]) for i in (f, uniform.choice(near)))
+
+
+def _target(entry, number, uniform):
+    video, tracks = entry['videos'][number]
+    track, frames, boxes = uniform.choice(tracks)
+    i = uniform.choice(range(len(frames)))
+    return _crop(entry, video, track, frames[i], boxes[i])
+
+
+def _crop(entry, video, track, frame, size):
+    return os.path.join(entry['root'], video, f'{frame:06d}.{track}'), size
+
+
+def _read(path, how=cv2.IMREAD_COLOR):
+    image = cv2.imread(path, how)
+    if image is None:
+        raise FileNotFoundError(
+            f'no crop at {path}; `python -m SiamMask.prepare` goes on with them'
+        )
+    if image.shape[:2] != (CROP, CROP):
+        raise ValueError(f'{path} is {image.shape[1]}x{image.shape[0]}, crops are {CROP}x{CROP}')
+    return image
+
+
+def centred(size) -> np.ndarray:
+    """Corners float64 [4] in a crop of a box of width and height `size`: context 127 px."""
+    width, height = size
+    pad = 0.5 * (width + height)
+    scale = TEMPLATE / np.sqrt((width + pad) * (height + pad))
+    centre, half = CROP // 2, np.array([width * scale, height * scale]) * 0.5
+    return np.concatenate([centre - half, centre + half])
+
+
+def augmented(
+    image: np.ndarray, box: np.ndarray, size: int, shift: float, scale: float, blur: float,
+    gray: bool, draws, mask: np.ndarray | None = None,
+) -> dict:  # fmt: skip
+    """A window of a crop, moved, stretched, its colours shifted, perhaps blurred.
+
+    Args:
+      image: uint8 [511, 511, 3] BGR. box: corners in it. size: px of the result. shift: px and
+      scale: share by which the window moves. blur: probability. gray: without colours.
+      draws: (random.Random, numpy RandomState). mask: float32 [511, 511] of 0 and 1.
+
+    Returns:
+      image float32 [size, size, 3], not clipped; box; mask int8 [size, size] of 1 and -1.
+    """
+    uniform, normal = draws
+    if gray:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    move = [(uniform.random() * 2 - 1) * shift for _ in range(2)] if shift else [0.0, 0.0]
+    stretch = [1 + (uniform.random() * 2 - 1) * scale for _ in range(2)] if scale else [1.0, 1.0]
+    side, half = image.shape[0], (size - 1) * 0.5
+    centre = side // 2
+    window = np.empty(4)
+    for k in range(2):
+        reach = min(stretch[k], side / (size - 1)) * half
+        low, high = centre - reach, centre + reach
+        moved = max(-low, min(side - 1 - high, move[k]))
+        window[[k, k + 2]] = low + moved, high + moved
+    box = (box - window[[0, 1, 0, 1]]) / np.array(stretch * 2)
+    image = window_of(image, window, size)
+    offset = np.dot(COLOURS, normal.randn(3, 1))[::-1].reshape(3)
+    image = (image - offset).astype(np.float64)
+    if blur > uniform.random():
+        image = _blurred(image, uniform, normal)
+    if mask is not None:
+        mask = window_of(mask, window, size) > 0.5
+    else:
+        mask = np.zeros((size, size), bool)
+    return {'image': image.astype(np.float32), 'box': box, 'mask': mask * np.int8(2) - np.int8(1)}
+
+
+def window_of(image: np.ndarray, window, size: int, border=(0, 0, 0)) -> np.ndarray:
+    """The window (x0, y0, x1, y1) of a picture as size x size, bilinear: its corners become pixels
+    0 and size - 1."""
+    a, b = (size - 1) / (window[2] - window[0]), (size - 1) / (window[3] - window[1])
+    mapping = np.array([[a, 0, -a * window[0]], [0, b, -b * window[1]]], np.float64)
+    return cv2.warpAffine(
+        image, mapping, (size, size), borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
+
+
+def _blurred(image, uniform, normal):
+    size = int(np.round(normal.randn(1))[0]) * 2 + 1
+    if size < 0 or uniform.random() < 0.5:
+        return image
+    size = min(size, 45)  # px (PT)
+    kernel, across = np.zeros((size, size)), uniform.random()
+    kernel[:, size // 2] += across / size
+    kernel[size // 2] += (1 - across) / size
+    return cv2.filter2D(image, -1, kernel)
+
+
+def packed(found: dict, cfg) -> tuple[dict, dict]:
+    """A sample in the network's layout: K slots with the mask of a cell each, empty ones of weight
+    0; 143 px pictures have a slot a cell."""
+    side, count = found['mask_weight'].shape[0], slots(cfg)
+    weight = (found['mask_weight'].ravel() == 1).astype(np.float32)
+    order = np.arange(count) if count == weight.size else np.argsort(-weight, kind='stable')
+    cell = order[:count].astype(np.int32)
+    border = (STRIDE * (side - 1) + PATCH - cfg.search_size) // 2  # 32 px of 255, 0 of 143
+    padded = np.pad(found['mask'], border, 'constant')
+    masks = np.zeros((count, PATCH, PATCH), np.int8)
+    for k in np.flatnonzero(weight[cell]):
+        row, column = (STRIDE * v for v in divmod(int(cell[k]), side))
+        masks[k] = padded[row : row + PATCH, column : column + PATCH]
+    features = {'template': found['template'], 'search': found['search'], 'cell': cell}
+    labels = {
+        'cls': found['cls'].transpose(1, 2, 0).astype(np.int32),
+        'loc': found['loc'].transpose(2, 3, 0, 1),
+        'loc_weight': found['loc_weight'].transpose(1, 2, 0),
+        'mask_weight': weight[cell], 'mask': masks,
+    }  # fmt: skip
+    return features, labels
