@@ -127,7 +127,7 @@ def _smoke():
     return dict(
         channels=0.25, blocks=[1, 2, 2], scratch=True, batch_size=8, train_steps=200,
         pairs=1600, learning_rate=0.08, end_learning_rate=0.02, warmup_rate=0.02, workers=2,
-        search_shift=32.0, mask_weight=12.0,
+        search_shift=32.0,
         log_steps=10, checkpoint_steps=100, keep_checkpoints=2,
     )  # fmt: skip
 

@@ -132,6 +132,7 @@ def convert(found: dict) -> tuple[str, dict, list[str]]:
     variant = 'sharp' if any('/refine/' in name for name in result) else 'base'
     shapes = network_shapes(get_config(), variant)
     if kind in ('resnet', 'torchvision'):
+        left_out = [name[len('features.features.') :] for name in left_out]
         shapes = {n: s for n, s in shapes.items() if n.startswith('siammask/features/')}
     wrong = [n for n in shapes if n not in result or result[n].shape != shapes[n]]
     if wrong:

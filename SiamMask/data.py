@@ -12,11 +12,14 @@ the same draws give the same pair.
 from __future__ import annotations
 
 import bisect
+import contextlib
+import ctypes
 import itertools
 import json
 import multiprocessing
 import os
 import random
+import signal
 from collections import deque
 
 import cv2
@@ -77,41 +80,61 @@ def slots(cfg) -> int:
     return min(cfg.positives, cells_a_side(cfg) ** 2)
 
 
+_SHARED, _POOL = None, None  # (sets, settings) of this process and the readers forked from it
+
+
+@contextlib.contextmanager
+def readers(cfg):
+    """cfg.workers processes that make the pairs of examples() inside.
+
+    They are forked, which shares the lists of boxes; so enter before the first session: threads
+    do not outlive a fork. Without, pairs are made in this process.
+    """
+    global _SHARED, _POOL
+    _SHARED = load_sets(cfg.crops, cfg), cfg
+    cv2.setNumThreads(1)
+    if cfg.workers:
+        _POOL = multiprocessing.get_context('fork').Pool(cfg.workers, _die_with_parent)
+    try:
+        yield
+    finally:
+        if _POOL:
+            _POOL.close()  # terminate() of Python 3.7 waits for ever for a full pipe
+            _POOL.join()
+        _SHARED, _POOL = None, None
+
+
+def _die_with_parent():
+    with contextlib.suppress(OSError, AttributeError):  # Linux: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def examples(cfg, first: int, step: int, training: bool):
-    """Pairs number first, first + step, ..., made by cfg.workers processes, in order.
+    """Pairs number first, first + step, ..., in order.
 
     Raises:
       RuntimeError: a process does not answer.
     """
-    global _JOB
-    sets = load_sets(cfg.crops, cfg)
-    _JOB = sets, cfg, training
+    pool = _POOL if training else None
+    sets = _SHARED[0] if pool else load_sets(cfg.crops, cfg)
     numbers = _numbers(sets, cfg, first, step) if training else enumerate(_fixed(sets, cfg))
-    if not cfg.workers:
-        yield from map(_made, numbers)
+    if pool is None:
+        for number, pick in numbers:
+            yield _made(number, pick, sets, cfg, training)
         return
-    cv2.setNumThreads(1)
-    pool = multiprocessing.get_context('fork').Pool(cfg.workers)  # shares the lists of boxes
-    try:
-        waiting = deque()
-        for job in numbers:
-            waiting.append(pool.apply_async(_made, (job,)))
-            if len(waiting) > 8 * cfg.workers:
+    waiting = deque()
+    for job in numbers:
+        waiting.append(pool.apply_async(_made, job))
+        if len(waiting) > 8 * cfg.workers:
+            try:
                 yield waiting.popleft().get(WAIT)
-        while waiting:
-            yield waiting.popleft().get(WAIT)
-    except multiprocessing.TimeoutError:
-        raise RuntimeError(f'a reader process gave no pair in {WAIT} s: out of memory?') from None
-    finally:
-        pool.terminate()
+            except multiprocessing.TimeoutError:
+                text = f'a reader process gave no pair in {WAIT} s: out of memory?'
+                raise RuntimeError(text) from None
 
 
-_JOB = None  # (sets, cfg, training) of this process and the readers forked from it
-
-
-def _made(job):
-    number, pick = job
-    sets, cfg, training = _JOB
+def _made(number, pick, sets=None, cfg=None, training=True):
+    sets, cfg = (sets, cfg) if sets else _SHARED
     seed = (cfg.seed * 2 + (not training)) % 2**31
     draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
     return packed(sample(sets, pick, cfg, draws), cfg)

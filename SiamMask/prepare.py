@@ -10,6 +10,8 @@ are there already are kept: a broken run goes on where it ended.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import glob
 import json
 import multiprocessing
@@ -117,8 +119,12 @@ def cut(name: str, source: str, output: str, workers: int) -> str:
     _ROOT = name, source, os.path.join(output, f'crop{CROP}')
     todo, found, start, said = units(name, source), {}, time.time(), 0.0
     cli.writable(output)
-    with multiprocessing.get_context('fork').Pool(max(1, workers)) as pool:
-        for done, (split, key, tracks) in enumerate(pool.imap(_cut_unit, todo, 4), 1):
+    with contextlib.ExitStack() as stack:
+        every = map
+        if workers > 1:  # forked: not after a TensorFlow session, whose threads do not survive it
+            pool = stack.enter_context(multiprocessing.get_context('fork').Pool(workers))
+            every = functools.partial(pool.imap, chunksize=4)
+        for done, (split, key, tracks) in enumerate(every(_cut_unit, todo), 1):
             if tracks:
                 found.setdefault(split, {})[key] = tracks
             if time.time() - said > 10 or done == len(todo):  # s

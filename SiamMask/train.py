@@ -203,7 +203,8 @@ def main(argv=None):
     cli.resume(cfg, output_path)
     cli.save_settings(cfg, output_path)
     hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
-    print(f'trained: {train(cfg, output_path, hook)}', flush=True)
+    with data.readers(cfg):
+        print(f'trained: {train(cfg, output_path, hook)}', flush=True)
     if args.result_path:
         accuracy = None
         if args.case == 'acc':

@@ -211,7 +211,7 @@ def expected_overlap(found: list[tuple]) -> np.ndarray:
             failed = padded or first > 0 or 2 in [e for e in run if isinstance(e, int)]
             piece[: len(part)] = np.nan_to_num(part) if failed else part
             pieces.append(piece)
-            shares.append((last > first) / count)  # a fragment of no frames has no weight
+            shares.append(len(part) / (last - first + 1e-16) / count)  # 0 of no frames
     pieces, shares = np.stack(pieces), np.array(shares)
     sums = np.cumsum(pieces[:, 1:], 1) / np.arange(1, longest)
     there = ~np.isnan(pieces[:, 1:])

@@ -136,7 +136,7 @@ def test_losses_gradients_and_statistics_equal_the_official_ones(recorded, conve
         theirs = theirs.transpose(2, 3, 1, 0) if theirs.ndim == 4 else theirs
         difference = relative(mine, theirs)
         print(f'{variant} gradient of {name}: relative RMS {difference:.1e}')
-        # float32 of the official code is itself 5e-3 from float64 below the neck (L1 and ReLU edges)
+        # float32 of the official code is itself 5e-3 from float64 below the neck (ReLU edges)
         assert difference < (1e-2 if name.startswith('features.') else 1e-4)
     np.testing.assert_allclose(after, rows[moved], rtol=1e-4, atol=1e-5)
 

@@ -84,8 +84,9 @@ def seeded(checkout: Path, experiment: str, pictures):
 
 
 def numpy(**tensors):
-    return {k: v.detach().numpy() if hasattr(v, 'detach') else np.asarray(v)
-            for k, v in tensors.items()}
+    return {
+        k: v.detach().numpy() if hasattr(v, 'detach') else np.asarray(v) for k, v in tensors.items()
+    }
 
 
 def crops_of(frames, count=2):
@@ -108,11 +109,17 @@ def network_answers(net, pictures, sharp: bool) -> dict:
         net.template(z)
         if sharp:
             cls, loc, mask = net.track_mask(x)
-            refined = torch.cat([
-                net.refine_model([f[n : n + 1] for f in net.feature], net.corr_feature[n : n + 1],
-                                 pos=(3 + 9 * n, 20 - 8 * n), test=True)
-                for n in range(len(x))
-            ])
+            refined = torch.cat(
+                [
+                    net.refine_model(
+                        [f[n : n + 1] for f in net.feature],
+                        net.corr_feature[n : n + 1],
+                        pos=(3 + 9 * n, 20 - 8 * n),
+                        test=True,
+                    )
+                    for n in range(len(x))
+                ]
+            )
             return numpy(cls=cls, loc=loc, mask=mask[:, :, 10:14, 10:14], refined=refined)
         cls, loc, mask = net.track_mask(x)
     return numpy(cls=cls, loc=loc, mask=mask[:, :, 10:14, 10:14])
@@ -121,8 +128,11 @@ def network_answers(net, pictures, sharp: bool) -> dict:
 def labels(count, side, size, sharp):
     """Seeded labels of a batch; the last pair has no positives."""
     draw = np.random.RandomState(5)
-    cls = draw.choice([-1, 0, 1], (count, 5, side, side), p=[0.6, 0.3, 0.1]) if sharp else (
-        np.full((count, 5, side, side), -1))
+    cls = (
+        draw.choice([-1, 0, 1], (count, 5, side, side), p=[0.6, 0.3, 0.1])
+        if sharp
+        else (np.full((count, 5, side, side), -1))
+    )
     if not sharp:
         for n in range(count):
             flat = cls[n].reshape(-1)
@@ -135,8 +145,13 @@ def labels(count, side, size, sharp):
     mask = np.where(draw.rand(count, 1, size, size) < 0.4, 1, -1).astype(np.float32)
     mask = cv2.blur(mask[0, 0], (9, 9))
     mask = np.where(np.stack([np.roll(mask, 5 * n, 0) for n in range(count)]) > 0, 1, -1)[:, None]
-    return dict(cls=cls, loc=loc, loc_weight=weight.astype(np.float32),
-                mask=mask.astype(np.float32), mask_weight=cls.max(1, keepdims=True))
+    return dict(
+        cls=cls,
+        loc=loc,
+        loc_weight=weight.astype(np.float32),
+        mask=mask.astype(np.float32),
+        mask_weight=cls.max(1, keepdims=True),
+    )
 
 
 def training_answers(net, pictures, sharp: bool) -> dict:
@@ -146,8 +161,11 @@ def training_answers(net, pictures, sharp: bool) -> dict:
     z, x = pictures
     x = x[:, :, 56:199, 56:199].contiguous() if sharp else x
     given = labels(len(z), 3 if sharp else 25, x.shape[-1], sharp)
-    on = [net.mask_model, net.refine_model] if sharp else [
-        net.features.downsample, net.rpn_model, net.mask_model]
+    on = (
+        [net.mask_model, net.refine_model]
+        if sharp
+        else [net.features.downsample, net.rpn_model, net.mask_model]
+    )
     torch.nn.Module.train(net, False)
     for part in on:
         for module in part.modules():
@@ -156,12 +174,17 @@ def training_answers(net, pictures, sharp: bool) -> dict:
         p.requires_grad = True
     net.zero_grad()
     net.training = True
-    feed = dict(template=z, search=x, label_cls=torch.from_numpy(given['cls']),
-                label_loc=torch.from_numpy(given['loc']),
-                label_loc_weight=torch.from_numpy(given['loc_weight']),
-                label_mask=torch.from_numpy(given['mask']) if sharp else
-                torch.nn.functional.pad(torch.from_numpy(given['mask']), [32] * 4),
-                label_mask_weight=torch.from_numpy(given['mask_weight']))
+    feed = dict(
+        template=z,
+        search=x,
+        label_cls=torch.from_numpy(given['cls']),
+        label_loc=torch.from_numpy(given['loc']),
+        label_loc_weight=torch.from_numpy(given['loc_weight']),
+        label_mask=torch.from_numpy(given['mask'])
+        if sharp
+        else torch.nn.functional.pad(torch.from_numpy(given['mask']), [32] * 4),
+        label_mask_weight=torch.from_numpy(given['mask_weight']),
+    )
     if sharp:
         out = net(feed)
     else:  # the padding of the label is in the base code's unfold
@@ -171,16 +194,30 @@ def training_answers(net, pictures, sharp: bool) -> dict:
     weights = (0.0, 0.0, 36.0) if sharp else (1.0, 1.2, 36.0)
     (weights[0] * cls + weights[1] * loc + weights[2] * mask).backward()
     result = numpy(cls=cls, loc=loc, mask=mask)
-    wanted = {'base': ('features.features.layer3.1.conv2.weight', 'rpn_model.cls.head.3.weight',
-                       'features.downsample.downsample.0.weight', 'rpn_model.loc.head.1.weight',
-                       'mask_model.mask.head.3.weight', 'mask_model.mask.conv_kernel.0.weight'),
-              'sharp': ('refine_model.v0.0.weight', 'refine_model.deconv.weight',
-                        'refine_model.post2.weight', 'mask_model.mask.conv_search.0.weight')}
+    wanted = {
+        'base': (
+            'features.features.layer3.1.conv2.weight',
+            'rpn_model.cls.head.3.weight',
+            'features.downsample.downsample.0.weight',
+            'rpn_model.loc.head.1.weight',
+            'mask_model.mask.head.3.weight',
+            'mask_model.mask.conv_kernel.0.weight',
+        ),
+        'sharp': (
+            'refine_model.v0.0.weight',
+            'refine_model.deconv.weight',
+            'refine_model.post2.weight',
+            'mask_model.mask.conv_search.0.weight',
+        ),
+    }
     named, state = dict(net.named_parameters()), net.state_dict()
     for name in wanted['sharp' if sharp else 'base']:
         result['gradient:' + name] = named[name].grad.numpy()
-    moved = 'mask_model.mask.conv_search.1.running_var' if sharp else (
-        'features.downsample.downsample.1.running_mean')
+    moved = (
+        'mask_model.mask.conv_search.1.running_var'
+        if sharp
+        else ('features.downsample.downsample.1.running_mean')
+    )
     result['moved:' + moved] = state[moved].numpy().copy()
     result.update({'label:' + k: v for k, v in given.items()})
     return result
@@ -189,7 +226,8 @@ def training_answers(net, pictures, sharp: bool) -> dict:
 def tracked(checkout: Path, net, frames, hyper: dict, sharp: bool) -> dict:
     """State and answer of every frame."""
     sys.modules['utils.benchmark_helper'] = types.SimpleNamespace(
-        load_dataset=None, dataset_zoo=['VOT2018'])
+        load_dataset=None, dataset_zoo=['VOT2018']
+    )
     sys.argv = ['test.py', '--config=x', '--resume=x']
     test = importlib.import_module('tools.test')
     version, test.cv2.__version__ = cv2.__version__, '4.5.4'
@@ -232,8 +270,10 @@ def sampled(checkout: Path, crops: str, config: dict, count: int) -> dict:
 def smooth_picture(size=511):
     """A picture of formulas, uint8 [511, 511, 3], and a disk: the same on every machine."""
     y, x = np.mgrid[:size, :size]
-    waves = [127 + 100 * np.sin(x / a + k) * np.cos(y / b) for k, (a, b) in
-             enumerate(((17, 23), (31, 13), (53, 41)))]
+    waves = [
+        127 + 100 * np.sin(x / a + k) * np.cos(y / b)
+        for k, (a, b) in enumerate(((17, 23), (31, 13), (53, 41)))
+    ]
     disk = ((x - 255) ** 2 + (y - 240) ** 2 < 70**2).astype(np.float32)
     return np.stack(waves, -1).astype(np.uint8), disk
 
@@ -250,7 +290,8 @@ def augmentations(checkout: Path) -> dict:
         box = module.Corner(*(255 + 30 * v for v in (-1, -1.3, 1, 1.3)))
         size = 255 if i % 2 == 0 else 127
         picture, box, mask = module.Augmentation(settings[i % 2])(
-            image, box, size, gray=i % 3 == 0, mask=disk.copy())
+            image, box, size, gray=i % 3 == 0, mask=disk.copy()
+        )
         result[f'{i}:box'], result[f'{i}:image'] = np.array(box), picture[::16, ::16]
         result[f'{i}:sums'] = np.array([picture.mean(), (mask > 0.5).sum()])
         grid = module.Anchors({**anchors()})
@@ -259,8 +300,14 @@ def augmentations(checkout: Path) -> dict:
         target = module.AnchorTargetLayer({})
         shifted = module.Corner(*(np.array(box) + (0 if size == 255 else 8)))
         cls, loc, weight = target(grid, shifted, side, i in (2, 4))
-        result.update({f'{i}:cls': cls.astype(np.int8), f'{i}:loc': loc[:, :, ::6, ::6],
-                       f'{i}:weight': weight.astype(np.float32), f'{i}:target': shifted})
+        result.update(
+            {
+                f'{i}:cls': cls.astype(np.int8),
+                f'{i}:loc': loc[:, :, ::6, ::6],
+                f'{i}:weight': weight.astype(np.float32),
+                f'{i}:target': shifted,
+            }
+        )
     return result
 
 
@@ -282,8 +329,9 @@ def overlap_library(checkout: Path, folder: Path):
     """The toolkit's C function: (float32 [8], [8], (W, H)) -> float."""
     source = checkout / 'utils' / 'pyvotkit' / 'src' / 'region.c'
     library = folder / 'region.so'
-    subprocess.run(['gcc', '-O2', '-w', '-shared', '-fPIC', '-o', str(library), str(source), '-lm'],
-                   check=True)
+    subprocess.run(
+        ['gcc', '-O2', '-w', '-shared', '-fPIC', '-o', str(library), str(source), '-lm'], check=True
+    )
     floats = ctypes.POINTER(ctypes.c_float)
 
     class Polygon(ctypes.Structure):
@@ -297,8 +345,10 @@ def overlap_library(checkout: Path, folder: Path):
     function.argtypes = [ctypes.POINTER(Polygon)] * 2 + [floats] * 2 + [Bounds]
 
     def overlap(first, second, size):
-        shapes = [Polygon(4, (ctypes.c_float * 4)(*p[0::2]), (ctypes.c_float * 4)(*p[1::2]))
-                  for p in (first, second)]
+        shapes = [
+            Polygon(4, (ctypes.c_float * 4)(*p[0::2]), (ctypes.c_float * 4)(*p[1::2]))
+            for p in (first, second)
+        ]
         rest = [ctypes.byref(ctypes.c_float()) for _ in range(2)]
         inf = np.inf
         limits = Bounds(0, size[1], 0, size[0]) if size else Bounds(-inf, inf, -inf, inf)
@@ -342,13 +392,17 @@ def scores(checkout: Path, folder: Path) -> dict:
     """Accuracy, robustness, lost and EAO (three intervals) of the toolkit, its overlap in C."""
     overlap = overlap_library(checkout, folder)
     region, statistics = types.ModuleType('region'), None
-    as_polygon = lambda p: p if len(p) == 8 else [  # noqa: E731, as region.pyx
-        p[0], p[1], p[0] + p[2], p[1], p[0] + p[2], p[1] + p[3], p[0], p[1] + p[3]]
+
+    def as_polygon(p):  # as region.pyx
+        x, y, w, h = p[:4]
+        return p if len(p) == 8 else [x, y, x + w, y, x + w, y + h, x, y + h]
+
     region.vot_overlap_traj = lambda a, b, bound: [
         float('nan') if len(p) == 1 else overlap(as_polygon(p), as_polygon(q), bound)
-        for p, q in zip(a, b)]
+        for p, q in zip(a, b)
+    ]
     numba = types.ModuleType('numba')
-    numba.jit = lambda **k: (lambda f: f)
+    numba.jit = lambda **k: lambda f: f
     colours = types.ModuleType('colorama')
     colours.Style = colours.Fore = None
     sys.modules.update({'numba': numba, 'colorama': colours, 'utils.pysot.utils.region': region})
@@ -398,8 +452,9 @@ def scores(checkout: Path, folder: Path) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--official', required=True)
     parser.add_argument('--frames')
     parser.add_argument('--crops')
@@ -412,9 +467,12 @@ def main():
     if args.small:
         overlap = overlap_library(checkout, output)
         first, second = overlap_cases()
-        found = {f'overlap{i}': np.array([overlap(a, b, size) for a, b in zip(first, second)],
-                                         np.float32)
-                 for i, size in enumerate(((320, 240), (319, 239), None))}
+        found = {
+            f'overlap{i}': np.array(
+                [overlap(a, b, size) for a, b in zip(first, second)], np.float32
+            )
+            for i, size in enumerate(((320, 240), (319, 239), None))
+        }
         found.update(augmentations(checkout), **scores(checkout, output))
         np.savez_compressed(HERE / 'siammask_small.npz', **found)
         return
@@ -427,12 +485,23 @@ def main():
         sharp = variant == 'sharp'
         net = seeded(checkout, f'siammask_{variant}', pictures)
         state = {f'module.{k}': v for k, v in net.state_dict().items()}
-        torch.save({'epoch': 1, 'state_dict': state}, output / f'{variant}.pth',
-                   _use_new_zipfile_serialization=sharp)
-        found.update({f'{variant}:{k}': v for k, v in
-                      network_answers(net, pictures, sharp).items()})
-        hyper = dict(instance_size=255, base_size=8, seg_thr=0.3, out_size=127 if sharp else 63,
-                     penalty_k=0.04, window_influence=0.42, lr=0.25)
+        torch.save(
+            {'epoch': 1, 'state_dict': state},
+            output / f'{variant}.pth',
+            _use_new_zipfile_serialization=sharp,
+        )
+        found.update(
+            {f'{variant}:{k}': v for k, v in network_answers(net, pictures, sharp).items()}
+        )
+        hyper = dict(
+            instance_size=255,
+            base_size=8,
+            seg_thr=0.3,
+            out_size=127 if sharp else 63,
+            penalty_k=0.04,
+            window_influence=0.42,
+            lr=0.25,
+        )
         rows = tracked(checkout, net, frames, hyper, sharp)
         found.update({f'{variant}:track:{k}': v for k, v in rows.items()})
         rows = training_answers(net, pictures, sharp)
