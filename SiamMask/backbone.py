@@ -1,7 +1,5 @@
 """ResNet-50 cut after its third stage, with SiamMask's 3x3 shortcuts, output stride 8 (SiamMask
-section 3.1; experiments/*/resnet.py of the official code).
-
-Also the convolution and batch normalisation that the rest of the network is made of.
+section 3.1; experiments/*/resnet.py), and the convolution and batch norm that the rest is made of.
 """
 
 from __future__ import annotations
@@ -71,8 +69,7 @@ def conv(
 ) -> tf.Tensor:  # fmt: skip
     """Convolution: float32 [B, h, w, C] -> [B, h', w', channels].
 
-    Args:
-      rate: dilation.
+    Args: rate: dilation.
       gain: factor on the bound of the weights' uniform start, 1 / sqrt(inputs of a unit), which is
         PyTorch 0.4's.
     """
@@ -124,11 +121,8 @@ def _tap_gradients(x, dy, rate):
 
 
 def batch_norm(x: tf.Tensor, name: str, training: bool, cfg) -> tf.Tensor:
-    """Batch normalisation, float32 [B, h, w, C]: by the batch's statistics while training, else by
-    the moving ones.
-
-    A batch's statistics go to the collection STATISTICS; see moving_updates().
-    """
+    """Batch normalisation, float32 [B, h, w, C]: by the batch's statistics while training, which go
+    to the collection STATISTICS (see moving_updates()), else by the moving ones."""
     channels = x.shape.as_list()[-1]
     zeros, ones = tf.zeros_initializer, tf.ones_initializer
     starts = dict(gamma=ones, beta=zeros, moving_mean=zeros, moving_variance=ones)

@@ -20,12 +20,12 @@ HYPER = {  # penalty_k, window_influence, rate, mask threshold (PT experiments/*
     'vot18': (0.10, 0.41, 0.32, 0.15),
     'davis': (0.04, 0.40, 1.0, 0.35),  # DAVIS, YouTube-VOS, demo
 }
-BASE_SETS = {  # pairs a cycle (0: as many as videos), frames between the two, json (PT base)
-    'ytb_vos': [200000, 20, 'train.json'],
-    'vid': [200000, 100, 'train.json'],
-    'coco': [0, 1, 'train2017.json'],
-    'det': [100000, 1, 'train.json'],
-}
+BASE_SETS = [
+    ['ytb_vos', 200000, 20, 'train.json'],
+    ['vid', 200000, 100, 'train.json'],
+    ['coco', 0, 1, 'train2017.json'],
+    ['det', 100000, 1, 'train.json'],
+]
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -51,7 +51,7 @@ def _full():
         name='SiamMask',             # the model's folder, first word of CaseName
         # data
         dataset='crops',             # what sample_data.py draws and prepare.py cuts
-        datasets=dict(BASE_SETS),    # name -> [pairs a cycle, frame range, json]
+        datasets=BASE_SETS,          # [name, pairs a cycle (0: videos), frame range, json] (PT)
         pairs=600000,                # pairs an epoch (PT "num")
         search_size=255,             # px, search crop while training; 143 for sharp (PT)
         base_size=8,                 # cells added to (search - template) / stride + 1 (PT)
@@ -60,7 +60,6 @@ def _full():
         search_shift=64.0,           # px, of the search window (PT)
         search_scale=0.18,           # share, of the search window (PT)
         search_blur=0.18,            # probability (PT)
-        template_blur=0.0,           # probability (PT)
         negative=0.2,                # share of pairs of two objects (PT "neg")
         inner_negative=0.0,          # of those, share from one set (PT "inner_neg")
         gray=0.25,                   # share of grey pairs (PT)
@@ -69,7 +68,7 @@ def _full():
         positives=16,                # anchors kept an image (PT)
         anchors_kept=64,             # positives and negatives kept an image (PT rpn_batch)
         pair_negatives=16,           # anchors kept of a negative pair (PT "negative")
-        workers=4,                   # reader processes; a core makes about 200 pairs/s
+        workers=4,                   # reader processes
         # network
         variant='base',              # 'base', or 'sharp' with the refine module
         channels=1.0,                # factor on all channels but the last layers'
@@ -89,11 +88,11 @@ def _full():
         weight_decay=1e-4,           # of everything trained, after the clipping (PT)
         clip=10.0,                   # global norm of the gradients (PT)
         highest_loss=1e4,            # above it, or not finite, an update is left out (PT)
-        cls_weight=1.0,              # of the losses (PT)
-        loc_weight=1.2,
-        mask_weight=36.0,
-        # tracking; -1: that of the benchmark, see HYPER
-        penalty_k=-1.0,              # on change of size and aspect
+        cls_weight=1.0,              # of the class loss (PT)
+        loc_weight=1.2,              # of the box loss (PT)
+        mask_weight=36.0,            # of the mask loss (PT)
+        # tracking
+        penalty_k=-1.0,              # on change of size and aspect; -1: of the benchmark, see HYPER
         window_influence=-1.0,       # share of the cosine window
         tracker_rate=-1.0,           # of the size's moving average
         mask_threshold=-1.0,         # probability
@@ -111,7 +110,7 @@ def _full():
 
 
 def _sharp():  # PT experiments/siammask_sharp, from the best base checkpoint
-    sets = {'ytb_vos': [100000, 20, 'train.json'], 'coco': BASE_SETS['coco']}
+    sets = [['ytb_vos', 100000, 20, 'train.json'], BASE_SETS[2]]
     return dict(
         variant='sharp', datasets=sets, pairs=200000, search_size=143, base_size=0,
         search_shift=8.0, negative=0.0, learning_rate=0.01, warmup_epochs=0,
@@ -141,11 +140,10 @@ JSON_KEYS = {  # path in the original's config.json: our setting
     'hp.lr': 'tracker_rate', 'hp.seg_thr': 'mask_threshold',
     'lr.start_lr': 'learning_rate', 'lr.end_lr': 'end_learning_rate',
     'lr.warmup.start_lr': 'warmup_rate', 'lr.warmup.epoch': 'warmup_epochs',
-    'lr.feature_lr_mult': 'backbone_rate', 'train_datasets.num': 'pairs',
+    'train_datasets.num': 'pairs',
     'train_datasets.search_size': 'search_size', 'train_datasets.base_size': 'base_size',
     'train_datasets.augmentation.template.shift': 'template_shift',
     'train_datasets.augmentation.template.scale': 'template_scale',
-    'train_datasets.augmentation.template.blur': 'template_blur',
     'train_datasets.augmentation.search.shift': 'search_shift',
     'train_datasets.augmentation.search.scale': 'search_scale',
     'train_datasets.augmentation.search.blur': 'search_blur',
@@ -159,10 +157,12 @@ JSON_KEYS = {  # path in the original's config.json: our setting
 }  # fmt: skip
 FIXED = {  # settings of the original that have one value here
     'network.arch': 'Custom', 'hp.instance_size': 255, 'hp.base_size': 8, 'lr.type': 'log',
-    'lr.warmup.type': 'step', 'lr.warmup.step': 1, 'anchors.stride': 8, 'anchors.scales': [8],
+    'lr.warmup.type': 'step', 'lr.warmup.step': 1, 'lr.feature_lr_mult': 1,
+    'lr.rpn_lr_mult': 1, 'lr.mask_lr_mult': 1, 'anchors.stride': 8, 'anchors.scales': [8],
     'anchors.ratios': [0.33, 0.5, 1, 2, 3], 'anchors.round_dight': 0,
     'train_datasets.template_size': 127, 'train_datasets.origin_size': 127,
     'train_datasets.crop_size': 0, 'train_datasets.template_small': False,
+    'train_datasets.augmentation.template.blur': 0,
     'train_datasets.augmentation.template.flip': 0, 'train_datasets.augmentation.search.flip': 0,
 }  # fmt: skip
 
@@ -183,7 +183,7 @@ def from_json(cfg: EasyDict, path: str) -> EasyDict:
     tree.pop('val_datasets', None)  # read by nothing in the original either
     sets = tree.get('train_datasets', {}).pop('datasets', None)
     if sets:
-        cfg.datasets = {name: _set(name, entry) for name, entry in sets.items()}
+        cfg.datasets = [_set(name, entry) for name, entry in sets.items()]
     ready = {'lr.warmup.end_lr', 'train_datasets.size', 'hp.out_size'}  # follow from the others
     for key, value in _flat(tree):
         if key == 'loss.weight':
@@ -200,9 +200,8 @@ def from_json(cfg: EasyDict, path: str) -> EasyDict:
 
 
 def _set(name, entry):
-    default = BASE_SETS.get(name, [0, 100, 'train.json'])
-    anno = os.path.basename(entry.get('anno', default[2]))
-    return [int(entry.get('num_use', 0)), int(entry.get('frame_range', 100)), anno]
+    anno = os.path.basename(entry.get('anno', 'train.json'))
+    return [name, int(entry.get('num_use', 0)), int(entry.get('frame_range', 100)), anno]
 
 
 def _flat(tree, prefix=''):

@@ -1,12 +1,12 @@
-"""Pairs of crops: which two, how they are changed, what the network is to answer (SiamMask section
-4.1; datasets/siam_mask_dataset.py of the official code).
+"""Pairs of crops: which two, how they are changed (SiamMask section 4.1;
+datasets/siam_mask_dataset.py of the official code).
 
     <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.x.jpg   511 px around the object, BGR
     <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.m.png   its mask, 0/255: coco, ytb_vos
     <root>/<set>/train.json                                      video -> track -> frame -> box
 
-Everything random comes from two generators a pair, drawn from in the order of the original, so that
-the same draws give the same pair.
+Two seeded generators a pair are drawn from in the order of the original: the same draws give the
+same pair.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes
+import functools
 import itertools
 import json
 import multiprocessing
@@ -29,8 +30,8 @@ import tensorflow.compat.v1 as tf
 from . import npu
 from .losses import targets
 from .model import PATCH, STRIDE, TEMPLATE
+from .tracker import CROP, centred, window_of
 
-CROP = 511  # px, side of a stored crop: 127 of context, four times as wide
 WITH_MASKS = ('coco', 'ytb_vos')  # sets that have masks (PT)
 COLOURS = np.array(  # directions of the colour noise, R, G, B grey levels (PT rgbVar)
     [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
@@ -40,19 +41,13 @@ WAIT = 300  # s for one pair, before a reader process counts as dead
 
 
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
-    """Batches of cfg.batch_size pairs, from that of update cfg.start_step on.
-
-    Returns:
-      (features, labels), see model.network() and losses.losses(). Outside training: 128 pairs,
-      once, of draws that no training uses.
-    """
+    """Batches (features, labels) of model.network() and losses.losses(), from that of update
+    cfg.start_step on; outside training 128 pairs, once, of draws that no training uses."""
     cards = npu.rank()[1] if training else 1
     first = cfg.get('start_step', 0) * cfg.batch_size * cards if training else 0
+    first += npu.rank()[0] * (cards > 1)
     shapes, types = signature(cfg)
-
-    def pairs():
-        yield from examples(cfg, first + npu.rank()[0] * (cards > 1), cards, training)
-
+    pairs = functools.partial(examples, cfg, first, cards, training)
     found = tf.data.Dataset.from_generator(pairs, types, shapes)
     return found.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
 
@@ -85,10 +80,10 @@ _SHARED, _POOL = None, None  # (sets, settings) of this process and the readers 
 
 @contextlib.contextmanager
 def readers(cfg):
-    """cfg.workers processes that make the pairs of examples() inside.
+    """cfg.workers processes that make the pairs of examples() inside; without, this one does.
 
-    They are forked, which shares the lists of boxes; so enter before the first session: threads
-    do not outlive a fork. Without, pairs are made in this process.
+    They are forked, which shares the lists of boxes; so enter before the first session, whose
+    threads do not outlive a fork.
     """
     global _SHARED, _POOL
     _SHARED = load_sets(cfg.crops, cfg), cfg
@@ -110,14 +105,14 @@ def _die_with_parent():
 
 
 def examples(cfg, first: int, step: int, training: bool):
-    """Pairs number first, first + step, ..., in order.
-
-    Raises:
-      RuntimeError: a process does not answer.
-    """
+    """Pairs number first, first + step, ..., in order; RuntimeError where a process is dead."""
     pool = _POOL if training else None
     sets = _SHARED[0] if pool else load_sets(cfg.crops, cfg)
-    numbers = _numbers(sets, cfg, first, step) if training else enumerate(_fixed(sets, cfg))
+    numbers = (
+        _numbers(sets, cfg, first, step)
+        if training
+        else itertools.islice(_numbers(sets, cfg, 0, 1), 128)
+    )
     if pool is None:
         for number, pick in numbers:
             yield _made(number, pick, sets, cfg, training)
@@ -126,11 +121,10 @@ def examples(cfg, first: int, step: int, training: bool):
     for job in numbers:
         waiting.append(pool.apply_async(_made, job))
         if len(waiting) > 8 * cfg.workers:
-            try:
-                yield waiting.popleft().get(WAIT)
-            except multiprocessing.TimeoutError:
-                text = f'a reader process gave no pair in {WAIT} s: out of memory?'
-                raise RuntimeError(text) from None
+            waiting[0].wait(WAIT)
+            if not waiting[0].ready():
+                raise RuntimeError(f'a reader process gave no pair in {WAIT} s: out of memory?')
+            yield waiting.popleft().get()
 
 
 def _made(number, pick, sets=None, cfg=None, training=True):
@@ -146,26 +140,18 @@ def _numbers(sets, cfg, first, step):
     return itertools.islice(enumerate(every), first, None, step)
 
 
-def _fixed(sets, cfg):
-    draw = random.Random(cfg.seed)
-    return [draw.randrange(sets[-1]['start'] + len(sets[-1]['videos'])) for _ in range(128)]
-
-
 def load_sets(crops: dict, cfg) -> list[dict]:
-    """The sets of cfg.datasets, in order.
+    """The sets of cfg.datasets, in order: [{name, root, start (number of its first video), videos
+    [(name, [(track, frames, sizes)])], use (pairs a cycle), range (frames), masks}].
 
     Args:
       crops: {set: folder that has its crop511 and json}.
-
-    Returns:
-      [{name, root, start (number of its first video), videos [(name, [(track, frames, boxes)])],
-      use (pairs a cycle), range (frames), masks}].
 
     Raises:
       FileNotFoundError, ValueError: what is missing, or has no boxes.
     """
     result, start = [], 0
-    for name, (use, reach, file_name) in cfg.datasets.items():
+    for name, use, reach, file_name in cfg.datasets:
         if name not in crops:
             raise ValueError(f'no data set {name!r}; there are {", ".join(sorted(crops))}')
         path = os.path.join(crops[name], file_name)
@@ -248,7 +234,7 @@ def sample(sets: list[dict], pick: int, cfg, draws) -> dict:
     if masked:
         mask = (_read(search[0] + '.m.png', cv2.IMREAD_GRAYSCALE) > 0).astype(np.float32)
     change = dict(gray=gray, draws=draws)
-    shapes = [(TEMPLATE, cfg.template_shift, cfg.template_scale, cfg.template_blur),
+    shapes = [(TEMPLATE, cfg.template_shift, cfg.template_scale, 0.0),
               (cfg.search_size, cfg.search_shift, cfg.search_scale, cfg.search_blur)]  # fmt: skip
     first = augmented(_read(template[0] + '.x.jpg'), centred(template[1]), *shapes[0], **change)
     second = augmented(picture, centred(search[1]), *shapes[1], mask=mask, **change)
@@ -283,21 +269,10 @@ def _crop(entry, video, track, frame, size):
 def _read(path, how=cv2.IMREAD_COLOR):
     image = cv2.imread(path, how)
     if image is None:
-        raise FileNotFoundError(
-            f'no crop at {path}; `python -m SiamMask.prepare` goes on with them'
-        )
+        raise FileNotFoundError(f'no crop at {path}; python -m SiamMask.prepare cuts them')
     if image.shape[:2] != (CROP, CROP):
         raise ValueError(f'{path} is {image.shape[1]}x{image.shape[0]}, crops are {CROP}x{CROP}')
     return image
-
-
-def centred(size) -> np.ndarray:
-    """Corners float64 [4] in a crop of a box of width and height `size`: context 127 px."""
-    width, height = size
-    pad = 0.5 * (width + height)
-    scale = TEMPLATE / np.sqrt((width + pad) * (height + pad))
-    centre, half = CROP // 2, np.array([width * scale, height * scale]) * 0.5
-    return np.concatenate([centre - half, centre + half])
 
 
 def augmented(
@@ -338,16 +313,6 @@ def augmented(
     else:
         mask = np.zeros((size, size), bool)
     return {'image': image.astype(np.float32), 'box': box, 'mask': mask * np.int8(2) - np.int8(1)}
-
-
-def window_of(image: np.ndarray, window, size: int, border=(0, 0, 0)) -> np.ndarray:
-    """The window (x0, y0, x1, y1) of a picture as size x size, bilinear: its corners become pixels
-    0 and size - 1."""
-    a, b = (size - 1) / (window[2] - window[0]), (size - 1) / (window[3] - window[1])
-    mapping = np.array([[a, 0, -a * window[0]], [0, b, -b * window[1]]], np.float64)
-    return cv2.warpAffine(
-        image, mapping, (size, size), borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
 
 
 def _blurred(image, uniform, normal):

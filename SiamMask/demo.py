@@ -2,15 +2,16 @@
 first frame.
 
     python -m SiamMask.demo --input=clip.mp4 --box=300,100,60,80 --box=20,40,50,50 --checkpoint=run
-    python -m SiamMask.demo --input=frames --mask=first.png --checkpoint=run --output_path=demo
+    python -m SiamMask.demo --input=frames --mask=first.png --checkpoint=run
 
-A box is x, y, width, height in px. Writes masks/<frame>.png (ids 1, 2, ... in the order given),
-tracks.csv (frame, object, score, the four corners), overlay.mp4 and sheet.png.
+A box is x, y, width, height in px. Writes masks/<frame>.png (ids in the order given), tracks.csv
+(frame, object, score, the four corners), overlay.mp4 and sheet.png.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import cv2
@@ -21,39 +22,32 @@ from common import masks
 from . import cli, npu, tracker
 from .config import get_config
 
-SHEET = 8  # pictures of sheet.png, at least, where there are so many frames
+SHEET, CLIP = 8, 'overlay.mp4'  # most pictures of sheet.png
 
 
 def first_states(args, network, image: np.ndarray) -> dict:
-    """{id: state} of the objects that --box or --mask marks in the first frame.
-
-    Raises:
-      ValueError: no box of four numbers with an area in the frame; a mask of another size or
-        without objects.
-    """
+    """{id: state} of the objects that --box or --mask marks in the first frame; ValueError where
+    they mark none."""
     if args.mask:
         ids = masks.read_mask(args.mask)
         if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f'{args.mask} is {ids.shape[1]}x{ids.shape[0]}, the frames are '
-                f'{image.shape[1]}x{image.shape[0]}; the mask must have their size'
-            )
+            sizes = f'{args.mask} is {ids.shape[::-1]}, the frames are {image.shape[1::-1]}'
+            raise ValueError(f'{sizes}; the mask must have their size')
         numbers = sorted(set(np.unique(ids).tolist()) - {0, 255})
-        if not numbers:
-            raise ValueError(f'{os.path.abspath(args.mask)} marks no object')
         boxes = {n: tracker.box_of_mask(ids == n) for n in numbers}
     else:
         boxes = {n: parsed_box(text) for n, text in enumerate(args.box, 1)}
+    if not boxes:
+        raise ValueError(f'{os.path.abspath(args.mask)} marks no object')
     return {n: tracker.start(network, image, box) for n, box in boxes.items()}
 
 
 def parsed_box(text: str) -> tuple:
     """Centre x, y, width, height of 'x,y,w,h'; ValueError otherwise."""
-    try:
-        x, y, width, height = (float(v) for v in text.split(','))
-    except ValueError:
-        raise ValueError(f'--box={text}: expected x,y,width,height in px') from None
-    return x + width / 2, y + height / 2, width, height
+    numbers = [float(v) for v in re.findall(r'-?[0-9.]+', text)]
+    if len(numbers) != 4:
+        raise ValueError(f'--box={text}: expected x,y,width,height in px')
+    return tracker.center_box(numbers)
 
 
 def drawn(image: np.ndarray, ids: np.ndarray, states: dict) -> np.ndarray:
@@ -61,64 +55,59 @@ def drawn(image: np.ndarray, ids: np.ndarray, states: dict) -> np.ndarray:
     picture = masks.overlay(image, ids)
     for number, state in states.items():
         colour = masks.PALETTE[number][::-1].tolist()
-        if 'polygon' in state:
-            points = np.round(state['polygon']).astype(np.int32)
-            cv2.polylines(picture, [points], True, colour, 2, cv2.LINE_AA)
-        low = np.round(state['place'] - state['size'] / 2).astype(int)
-        high = np.round(state['place'] + state['size'] / 2).astype(int)
-        cv2.rectangle(picture, tuple(low.tolist()), tuple(high.tolist()), colour, 1)
-        label = f'{number}: {state["score"]:.2f}'
-        place = (max(0, int(low[0])), max(12, int(low[1]) - 4))
-        cv2.putText(picture, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+        straight = tracker.corners(state['place'], state['size'])
+        for points, width in ((state.get('polygon', straight), 2), (straight, 1)):
+            points = np.round(points).astype(np.int32)
+            cv2.polylines(picture, [points], True, colour, width, cv2.LINE_AA)
+        label_at(picture, f'{number}: {state["score"]:.2f}', points[0] - (0, 4), colour)
     return picture
 
 
 def followed(args, network, hyper: dict):
-    """(name, frame, ids uint8 [H, W], {id: state}) of every frame; an object whose score is below
-    --lost has no mask in it."""
+    """(name, frame, ids uint8 [H, W], {id: state}) of every frame; lost objects have no mask."""
     states = None
     for name, image in masks.read_frames(args.input):
         ids = np.zeros(image.shape[:2], np.uint8)
         if states is None:
             states = first_states(args, network, image)
         else:
-            found = tracker.step(network, image, list(states.values()), hyper)
-            states = dict(zip(states, found))
+            states = dict(zip(states, tracker.step(network, image, [*states.values()], hyper)))
             seen = {n: s['mask'] for n, s in states.items() if s['score'] >= args.lost}
             if seen:
-                ids = tracker.merged(list(seen.values()), list(seen), hyper['mask_threshold'])
+                ids = tracker.merged([*seen.values()], [*seen], hyper['mask_threshold'])
         yield name, image, ids, states
 
 
 def row(name: str, number: int, state: dict) -> str:
     """A line of tracks.csv."""
-    corners = state.get('polygon', tracker.corners(state['place'], state['size']))
-    return ','.join(
-        [name, str(number), f'{state["score"]:.4f}'] + [f'{v:.2f}' for v in corners.ravel()]
-    )
+    corners = state.get('polygon', tracker.corners(state['place'], state['size'])).ravel()
+    return f'{name},{number},{state["score"]:.4f},' + ','.join(f'{v:.2f}' for v in corners)
+
+
+def label_at(image: np.ndarray, text: str, place, colour=(60, 60, 60)) -> None:
+    """Small text into a picture, its lower left corner at `place` (x, y) px."""
+    place = max(0, int(place[0])), max(12, int(place[1]))
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 
 def plot(lines: dict, label: str, span=None) -> np.ndarray:
     """uint8 [360, 720, 3]: curves 0..1 over 0, 1, ...; NaN is left out; `span` is shaded."""
-    image = np.full((360, 720, 3), 255, np.uint8)
-    longest = max(max(map(len, lines.values())), 2)
+    image, longest = np.full((360, 720, 3), 255, np.uint8), max(2, *map(len, lines.values()))
     place = lambda x, y: (int(50 + 650 * x / (longest - 1)), int(320 - 290 * y))  # noqa: E731
-    text = lambda s, at, colour=(60, 60, 60): cv2.putText(  # noqa: E731
-        image, s, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA
-    )
+    text = lambda *args: label_at(image, *args)  # noqa: E731
     if span and span[0] < longest:
         image[30:320, place(span[0], 0)[0] : place(min(span[1], longest - 1), 0)[0]] = 235
     for tick in (0, 0.25, 0.5, 0.75, 1):
         cv2.line(image, place(0, tick), place(longest - 1, tick), (210, 210, 210))
         text(f'{tick:g}', (12, place(0, tick)[1] + 4))
-        text(str(round(tick * (longest - 1))), (place(tick * (longest - 1), 0)[0] - 8, 336))
+        text(f'{tick * (longest - 1):.0f}', (place(tick * (longest - 1), 0)[0] - 8, 336))
     text(label, (340, 354))
     for i, (name, values) in enumerate(lines.items()):
-        colour = tuple(int(c) for c in masks.PALETTE[i + 1][::-1])
+        colour = masks.PALETTE[i + 1][::-1].tolist()
         for x in range(1, len(values)):
             if not np.isnan(values[x - 1 : x + 1]).any():
-                a, b = place(x - 1, values[x - 1]), place(x, values[x])
-                cv2.line(image, a, b, colour, 1, cv2.LINE_AA)
+                ends = place(x - 1, values[x - 1]), place(x, values[x])
+                cv2.line(image, *ends, colour, 1, cv2.LINE_AA)
         text(name, (60 + 105 * i, 20), colour)
     return image
 
@@ -142,21 +131,16 @@ def main(argv=None):
     folder = cli.writable(os.path.join(output_path, 'masks'))
     network = tracker.Network(cfg, args.checkpoint, len(args.box or ()) or cfg.objects)
     hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')
-    lines, sheet, every = ['frame,object,score,x0,y0,x1,y1,x2,y2,x3,y3'], [], 1
+    lines, clip = ['frame,object,score,x0,y0,x1,y1,x2,y2,x3,y3'], os.path.join(output_path, CLIP)
 
     def pictures():
-        nonlocal sheet, every
-        for i, (name, image, ids, states) in enumerate(followed(args, network, hyper)):
+        for name, image, ids, states in followed(args, network, hyper):
             masks.write_mask(os.path.join(folder, name + '.png'), ids)
             lines.extend(row(name, n, state) for n, state in states.items())
-            picture = drawn(image, ids, states)
-            if i % every == 0:
-                sheet.append(picture)
-            if len(sheet) == 2 * SHEET:  # of any length of clip, at least SHEET evenly spaced
-                sheet, every = sheet[::2], 2 * every
-            yield picture
+            yield drawn(image, ids, states)
 
-    masks.write_video(os.path.join(output_path, 'overlay.mp4'), pictures(), args.fps)
+    every = -(-masks.write_video(clip, pictures(), args.fps) // SHEET)
+    sheet = [image for i, image in enumerate(masks.read_video(clip)) if i % every == 0]
     masks.write_image(os.path.join(output_path, 'sheet.png'), masks.contact_sheet(sheet, 4, 1280))
     npu.replace_file(os.path.join(output_path, 'tracks.csv'), '\n'.join(lines) + '\n')
     print(f'masks, tracks.csv, overlay.mp4 and sheet.png are in {output_path}', flush=True)

@@ -28,10 +28,10 @@ from common import coco, masks, youtube_vos
 
 from . import cli, npu
 from .config import BASE_SETS
-from .data import CROP, window_of
 from .model import TEMPLATE
+from .tracker import CROP, context, window_of
 
-SETS = tuple(BASE_SETS)
+SETS = tuple(entry[0] for entry in BASE_SETS)
 VALIDATION = 3000  # YouTube-VOS train videos from this one on are val.json (PT parse_ytb_vos.py)
 LEAST_AREA = 1000  # px, smaller objects of YouTube-VOS are left out (PT parse_ytb_vos.py)
 PAGES = {
@@ -72,7 +72,7 @@ def find(root: str, cfg, folder: str | None) -> dict:
       FileNotFoundError: neither crops nor data of a set. ValueError: a set that nobody knows.
     """
     result, missing = {}, []
-    for name, (_, _, file_name) in list(cfg.datasets.items()):
+    for name, _, _, file_name in cfg.datasets:
         places = [os.path.join(root, name)] + ([os.path.join(folder, name)] if folder else [])
         ready = [p for p in places if os.path.isfile(os.path.join(p, file_name))]
         source = None if ready else raw(root, name)
@@ -88,7 +88,7 @@ def find(root: str, cfg, folder: str | None) -> dict:
             '--set=datasets= names the sets of a training'
         )
     if missing:
-        cfg.datasets = {name: cfg.datasets[name] for name in result}
+        cfg.datasets = [entry for entry in cfg.datasets if entry[0] in result]
         print(f'data: only {", ".join(result)} is there: preset smoke trains on that', flush=True)
     return result
 
@@ -96,7 +96,7 @@ def find(root: str, cfg, folder: str | None) -> dict:
 def check(root: str, cfg) -> dict:
     """{set: {videos, tracks, boxes}} of the crops, or what is downloaded, below `root`."""
     result = {}
-    for name, (_, _, file_name) in cfg.datasets.items():
+    for name, _, _, file_name in cfg.datasets:
         path = os.path.join(root, name, file_name)
         if os.path.isfile(path):
             with open(path) as f:
@@ -105,7 +105,9 @@ def check(root: str, cfg) -> dict:
         elif raw(root, name):
             result[name] = {'pictures or videos': len(units(name, raw(root, name)))}
     if not result:
-        raise FileNotFoundError(f'none of {", ".join(cfg.datasets)} in {os.path.abspath(root)}')
+        raise FileNotFoundError(
+            f'none of {", ".join(d[0] for d in cfg.datasets)} in {os.path.abspath(root)}'
+        )
     return result
 
 
@@ -291,9 +293,7 @@ def context_window(box, one: int = 0) -> list:
     """Corners of the square that becomes a crop of box [x0, y0, x1, y1]: CROP / TEMPLATE times the
     context of the target; `one` is added to width and height (COCO)."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    w, h = box[2] - box[0] + one, box[3] - box[1] + one
-    pad = 0.5 * (w + h)
-    half = np.sqrt((w + pad) * (h + pad)) * CROP / TEMPLATE / 2
+    half = context((box[2] - box[0] + one, box[3] - box[1] + one)) * CROP / TEMPLATE / 2
     return [x - half, y - half, x + half, y + half]
 
 

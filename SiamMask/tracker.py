@@ -18,6 +18,7 @@ from .backbone import scaled
 from .config import HYPER
 from .model import BRANCHES, NECK, SCORE, SEARCH, STRIDE, TEMPLATE, template_kernels, track
 
+CROP = 511  # px, side of a crop to train on: four times the context of 127
 SMALLEST = 10  # px, least width and height of a target (PT)
 LEAST_AREA = 100  # px of a contour that gives a rotated box (PT)
 
@@ -98,6 +99,22 @@ def context(size) -> float:
     """Side in px of the square that the template shows, of a target of `size` (w, h)."""
     pad = 0.5 * (size[0] + size[1])
     return np.sqrt((size[0] + pad) * (size[1] + pad))
+
+
+def centred(size) -> np.ndarray:
+    """Corners float64 [4] in a crop of a box of width and height `size`: context 127 px."""
+    centre, half = CROP // 2, np.array(size) * (TEMPLATE / context(size)) * 0.5
+    return np.concatenate([centre - half, centre + half])
+
+
+def window_of(image: np.ndarray, window, size: int, border=(0, 0, 0)) -> np.ndarray:
+    """The window (x0, y0, x1, y1) of a picture as size x size, bilinear: its corners become pixels
+    0 and size - 1."""
+    a, b = (size - 1) / (window[2] - window[0]), (size - 1) / (window[3] - window[1])
+    mapping = np.array([[a, 0, -a * window[0]], [0, b, -b * window[1]]], np.float64)
+    return cv2.warpAffine(
+        image, mapping, (size, size), borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
 
 
 def start(network: Network, image: np.ndarray, box) -> dict:

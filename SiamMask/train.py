@@ -5,9 +5,8 @@
     python -m SiamMask.train --data_path=DATA --output_path=sharp --init_from=base --preset=sharp
 
 Presets: full (the base stage), sharp, performance, smoke and smoke_sharp (narrow, from scratch, the
-default on CPU). DATA has the folders that prepare wrote, or the data sets themselves: then they are
-cut first, beside the checkpoints. A killed run goes on from its last checkpoint when the command is
-given again.
+default on CPU). DATA has what prepare wrote, or the data sets themselves, which are then cut first,
+beside the checkpoints. A killed run goes on from its last checkpoint when given again.
 """
 
 from __future__ import annotations
@@ -52,11 +51,9 @@ def model_fn(features, labels, mode, params):
 
 
 def update(loss: tf.Tensor, cfg):
-    """One step of SGD: gradients clipped by their global norm, weight decay added to them, the
-    backbone's scaled; left out where the loss is not finite or above cfg.highest_loss.
-
-    Left out means zero gradients, rate 0 and momentum 1, which changes nothing and needs no
-    condition; the NPU, where nothing is ever infinite, has its loss scale for that.
+    """One step of SGD: gradients clipped by their global norm, weight decay added, the backbone's
+    scaled; left out where the loss is not finite or above cfg.highest_loss: zero gradients, rate 0
+    and momentum 1 change nothing and need no condition. The NPU has its loss scale for that.
     """
     step = tf.train.get_or_create_global_step()
     chosen, setting = trained_variables(cfg), {}
@@ -64,7 +61,9 @@ def update(loss: tf.Tensor, cfg):
     optimizer = npu.wrap_optimizer(optimizer, cfg)
     pairs = optimizer.compute_gradients(loss, chosen)
     pairs = [(g, v) for g, v in pairs if g is not None]
-    gradients, norm = tf.clip_by_global_norm([g for g, _ in pairs], cfg.clip)
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g, _ in pairs]))
+    shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
+    gradients = [shrink * g for g, _ in pairs]
     rate, momentum = learning_rate(step, cfg), momentum_factor(step, cfg)
     if cfg.get('device', 'cpu') == 'cpu':
         good = tf.is_finite(loss) & tf.is_finite(norm) & (loss < cfg.highest_loss)
@@ -85,30 +84,25 @@ def update(loss: tf.Tensor, cfg):
 
 def trained_variables(cfg) -> list:
     """What a stage trains: sharp the refine module and the mask branch's correlation; base all but
-    the backbone, of which the second half of the training adds layer2 and layer3; from scratch
-    everything."""
+    the backbone, then layer2 and layer3 too; from scratch everything."""
     if cfg.variant == 'sharp':
         parts = ('refine/', 'mask/kernel/', 'mask/search/')
     else:
         parts = ('neck/', 'cls/', 'loc/', 'mask/')
         parts += ('features/',) if cfg.scratch else ()
         parts += ('features/layer2/', 'features/layer3/') if cfg.get('thawed') else ()
-    return [v for v in tf.trainable_variables() if v.op.name.startswith(_within(parts))]
-
-
-def _within(parts):
-    return tuple(f'siammask/{part}' for part in parts)
+    starts = tuple(f'siammask/{part}' for part in parts)
+    return [v for v in tf.trainable_variables() if v.op.name.startswith(starts)]
 
 
 def factor(variable, cfg) -> float:
     """Of a variable's rate; with momentum SGD a factor of its gradient is the same."""
-    slow = variable.op.name.startswith(_within(('features/',))) and not cfg.scratch
+    slow = variable.op.name.startswith('siammask/features/') and not cfg.scratch
     return cfg.backbone_rate if slow else 1.0
 
 
 def learning_rates(cfg) -> np.ndarray:
-    """float32 [20], the rate of each epoch: warm-up and decay, both log-spaced; scaled with the
-    pairs of all cards."""
+    """float32 [20], the rate of each epoch, log-spaced; scaled with the pairs of all cards."""
     warm = cfg.warmup_epochs
     ratio = cfg.learning_rate / cfg.warmup_rate
     rising = cfg.warmup_rate * ratio ** (np.arange(warm) / max(1, warm))
@@ -130,8 +124,7 @@ def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
 
 
 def momentum_factor(step: tf.Tensor, cfg) -> tf.Tensor:
-    """float32 scalar: 0 where the original makes its optimizer anew, which forgets the momentum:
-    at the change of stages, and in sharp at every epoch."""
+    """float32 scalar: 0 where the original makes its optimizer anew, which forgets the momentum."""
     restarts = [thaw_step(cfg)]
     if cfg.variant == 'sharp':
         restarts = [-(-cfg.train_steps * k // EPOCHS) for k in range(1, EPOCHS)]
@@ -163,16 +156,6 @@ def train(cfg, output_path: str, hook=None) -> str:
     return tf.train.latest_checkpoint(output_path)
 
 
-def settings(args) -> EasyDict:
-    """Preset, --config, flags, --set, in that order."""
-
-    def chosen(preset):
-        cfg = get_config(preset)
-        return from_json(cfg, args.config) if args.config else cfg
-
-    return cli.configure(args, chosen)
-
-
 def fill(args, cfg) -> None:
     """Fills what a run needs in its settings: crops, steps, the checkpoint to start from."""
     cfg.data_path = cli.data_root(args, cfg)
@@ -191,7 +174,8 @@ def main(argv=None):
     cli.add_training_flags(flags)
     flags.add_argument('--config', help='a config.json of the original, such as config/config.json')
     args = flags.parse_args(argv)
-    cfg = settings(args)
+    read = from_json if args.config else lambda cfg, path: cfg
+    cfg = cli.configure(args, lambda preset: read(get_config(preset), args.config))
     if args.check_data:
         print(json.dumps(prepare.check(cli.data_root(args, cfg), cfg)))
         return

@@ -54,8 +54,8 @@ def load(path: str) -> list[dict]:
         with open(listed) as f:
             names = f.read().split()
     else:
-        names = sorted(n for n in (os.listdir(path) if os.path.isdir(path) else [])
-                       if _groundtruth(os.path.join(path, n)))  # fmt: skip
+        found = os.listdir(path) if os.path.isdir(path) else []
+        names = sorted(n for n in found if _groundtruth(os.path.join(path, n)))
     if not names:
         raise FileNotFoundError(
             f'no sequences at {path}: expected VOT20xx.json, or <sequence>/groundtruth.txt and '
@@ -117,11 +117,7 @@ def write_run(path: str, run: list) -> None:
 
 def read_runs(folder: str, sequence: dict) -> list[list]:
     """The runs of a sequence: all of `folder`/baseline/<name>/*0*.txt where they are 15, else the
-    first.
-
-    Raises:
-      FileNotFoundError, ValueError: no file; not a line a frame; something else than regions.
-    """
+    first. Raises FileNotFoundError, ValueError: no file; other lines than one region a frame."""
     name = sequence['name']
     paths = sorted(glob.glob(os.path.join(folder, 'baseline', name, '*0*.txt')))
     if not paths:
@@ -161,8 +157,8 @@ def score(sequences: list[dict], runs: dict, interval=None) -> dict:
       runs: {sequence name: list of runs}. interval: (low, high) frames of EAO; None: LEGACY.
 
     Returns:
-      {accuracy, robustness (failures a hundred frames), lost, eao, curve (float32 [length]),
-      per_sequence {name: {accuracy, lost}}}. eao is NaN where no fragment reaches the interval.
+      {accuracy, robustness (failures a hundred frames), lost, eao (NaN of shorter sequences), curve
+      (float32 [length]), per_sequence {name: {accuracy, lost}}}.
     """
     per_sequence, overlapped, curves = {}, [], []
     for sequence in sequences:
@@ -197,11 +193,8 @@ def eao(curve: np.ndarray, interval: tuple[int, int]) -> float:
 
 
 def expected_overlap(found: list[tuple]) -> np.ndarray:
-    """float32 [longest], expected average overlap of a sequence of 1, 2, ... frames.
-
-    Args:
-      found: [(overlaps, run, number of runs of its sequence)].
-    """
+    """float32 [longest], expected average overlap of a sequence of 1, 2, ... frames; `found`:
+    [(overlaps, run, number of runs of its sequence)]."""
     longest = max(len(o) for o, _, _ in found)
     pieces, shares = [], []
     for values, run, count in found:

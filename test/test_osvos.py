@@ -16,7 +16,19 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from common import davis, masks
-from OSVOS import backbone, config, data, evaluate, export, losses, model, npu, online, train
+from OSVOS import (
+    backbone,
+    config,
+    data,
+    evaluate,
+    export,
+    losses,
+    model,
+    npu,
+    online,
+    optimizer,
+    train,
+)  # fmt: skip
 
 RECORDED = np.load(Path(__file__).parent / 'recorded' / 'osvos_small.npz')
 TINY = dict(
@@ -165,12 +177,12 @@ def updated(cfg):
         draw = np.random.RandomState(2)
         labels = {'mask': tf.constant((draw.rand(4, 32, 48, 1) < 0.3).astype(np.float32))}
         step = tf.train.create_global_step()
-        optimizer = train.make_optimizer(step, cfg)
-        loss, gradients = train.averaged_gradients(
-            optimizer, {'image': pictures(4, 32, 48, 3)}, labels, cfg
+        updater = optimizer.make_optimizer(step, cfg)
+        loss, gradients = optimizer.averaged_gradients(
+            updater, {'image': pictures(4, 32, 48, 3)}, labels, cfg
         )
         with tf.control_dependencies(
-            [optimizer.apply_gradients(train.scaled_gradients(gradients, cfg), step)]
+            [updater.apply_gradients(optimizer.scaled_gradients(gradients, cfg), step)]
         ):
             return [tf.identity(loss)] + [v.read_value() for v in tf.trainable_variables()]
 
@@ -197,7 +209,7 @@ def test_multipliers_and_decay_of_the_paper_recipe():
         variables = [
             tf.Variable(2.0, name=n + leaf) for n in names for leaf in ('weights', 'biases')
         ]
-        pairs = train.scaled_gradients([(tf.constant(1.0), v) for v in variables], cfg)
+        pairs = optimizer.scaled_gradients([(tf.constant(1.0), v) for v in variables], cfg)
         session.run(tf.global_variables_initializer())
         values = session.run([g for g, _ in pairs])
     np.testing.assert_allclose(values, [2, 2, 0.2, 0.2, 0.02, 0.02], rtol=1e-6)
@@ -213,7 +225,7 @@ def scheduled(function, steps, cfg):
 def test_paper_stages():
     cfg = config.get_config('paper')
     steps = [0, 10000, 10001, 15000, 15001, 25001, 30000, 30001, 40001, 50000]
-    rates = np.array(scheduled(train.learning_rate, steps, cfg)) / config.PIXELS
+    rates = np.array(scheduled(optimizer.learning_rate, steps, cfg)) / config.PIXELS
     np.testing.assert_allclose(
         rates, np.array([1, 1, 0.1, 0.1, 1, 0.1, 0.1, 1, 0.1, 0.1]) * 1e-8, rtol=1e-6
     )
@@ -225,7 +237,7 @@ def test_full_schedule_by_epoch():
     cfg = config.get_config('full')
     cfg.train_steps = 240 * 173
     rates = scheduled(
-        train.learning_rate, [0, 47 * 173, 48 * 173, 143 * 173, 144 * 173, 145 * 173], cfg
+        optimizer.learning_rate, [0, 47 * 173, 48 * 173, 143 * 173, 144 * 173, 145 * 173], cfg
     )
     np.testing.assert_allclose(np.array(rates) / 5e-5, [1 / 48, 1, 1, 1, 1 / 16, 1 / 32], rtol=1e-5)
     cfg.update(side_schedule='linear', side_weight=1.0)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from OSVOS import convert, model, train
+from OSVOS import convert, model, optimizer
 from OSVOS.config import PIXELS, get_config
 from OSVOS.losses import losses
 
@@ -73,10 +73,10 @@ def test_loss_and_first_update_equal_the_official_ones(official, tmp_path):
         features = {'image': tf.constant(data['odd/image'].transpose(0, 2, 3, 1))}
         labels = {'mask': tf.constant(data['odd/mask'].transpose(0, 2, 3, 1))}
         step = tf.train.create_global_step()
-        optimizer = train.make_optimizer(step, cfg)
+        updater = optimizer.make_optimizer(step, cfg)
         scalars = losses(model.network(features, cfg, True), labels, cfg)
-        _, gradients = train.averaged_gradients(optimizer, features, labels, cfg)
-        train_op = optimizer.apply_gradients(train.scaled_gradients(gradients, cfg), step)
+        _, gradients = optimizer.averaged_gradients(updater, features, labels, cfg)
+        train_op = updater.apply_gradients(optimizer.scaled_gradients(gradients, cfg), step)
         session.run(tf.global_variables_initializer())
         tf.train.Saver(tf.trainable_variables()).restore(session, f'{tmp_path}/model.ckpt')
         before = {

@@ -31,7 +31,8 @@ PROGRAMS = {
     'export': export,
 }
 EVERY = [('OSVOS', name) for name in PROGRAMS] + [('OSMN', name) for name in PROGRAMS]
-EVERY += [('OSMN', 'videos')]
+EVERY += [('OSMN', 'videos'), ('SiamMask', 'prepare')]
+EVERY += [('SiamMask', name) for name in PROGRAMS if name != 'online']
 SMALL = [
     f'--set={s}'
     for s in (

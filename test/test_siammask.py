@@ -266,7 +266,7 @@ def test_anchors_are_those_of_the_paper():
 
 def test_a_pair_shows_its_object(crops):
     """The mask of the label is where the box is, and the slots are the positives' patches."""
-    cfg = tiny(negative=0.0, datasets={'coco': [0, 1, 'train2017.json']})
+    cfg = tiny(negative=0.0, datasets=[['coco', 0, 1, 'train2017.json']])
     sets = data.load_sets(crops, cfg)
     seen = 0
     for pick in range(6):
@@ -288,7 +288,7 @@ def test_a_pair_shows_its_object(crops):
 
 
 def test_cycles_cover_the_sets_as_often_as_asked(crops):
-    cfg = tiny(datasets={'coco': [0, 1, 'train2017.json'], 'det': [20, 1, 'train.json']})
+    cfg = tiny(datasets=[['coco', 0, 1, 'train2017.json'], ['det', 20, 1, 'train.json']])
     sets = data.load_sets(crops, cfg)
     cycle = next(data.picks(sets, 1))
     count = len(sets[0]['videos'])
@@ -350,7 +350,7 @@ def test_bad_crops(crops, tmp_path, what, error, message):
     import shutil
 
     shutil.copytree(crops['coco'], tmp_path / 'coco')
-    cfg = tiny(datasets={'coco': [0, 1, 'train2017.json']}, negative=0.0)
+    cfg = tiny(datasets=[['coco', 0, 1, 'train2017.json']], negative=0.0)
     path = next((tmp_path / 'coco' / 'crop511').rglob('*.x.jpg'))
     if what == 'gone':
         for found in (tmp_path / 'coco').rglob('*.x.jpg'):
@@ -359,7 +359,7 @@ def test_bad_crops(crops, tmp_path, what, error, message):
         for found in (tmp_path / 'coco').rglob('*.x.jpg'):
             cv2.imwrite(str(found), np.zeros((100, 100, 3), np.uint8))
     elif what == 'name':
-        cfg.datasets = {'cocoa': [0, 1, 'train.json']}
+        cfg.datasets = [['cocoa', 0, 1, 'train.json']]
     elif what == 'json':
         (tmp_path / 'coco' / 'train2017.json').unlink()
     else:

@@ -188,8 +188,8 @@ def test_samples_equal_the_official_ones(recorded, variant):
     if not crops or f'{variant}:sample:pick' not in recorded.files:
         pytest.skip('SIAMMASK_CROPS names no folder of crops, or none was recorded')
     cfg = settings(variant)
-    cfg.datasets = {name: [20, reach, file] for name, (_, reach, file) in cfg.datasets.items()}
-    sets = data.load_sets({name: os.path.join(crops, name) for name in cfg.datasets}, cfg)
+    cfg.datasets = [[name, 20, reach, file] for name, _, reach, file in cfg.datasets]
+    sets = data.load_sets({d[0]: os.path.join(crops, d[0]) for d in cfg.datasets}, cfg)
     cycles = data.picks(sets, cfg.seed)
     picks = [n for _ in range(3) for n in next(cycles)][:60]
     assert picks == recorded[f'{variant}:sample:pick'].tolist()

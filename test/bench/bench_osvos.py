@@ -64,7 +64,7 @@ def tf_step(case, form, threads):
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    from OSVOS import backbone, config, model, train
+    from OSVOS import backbone, config, model, optimizer
 
     tf.disable_eager_execution()
     cfg = config.get_config('paper')
@@ -87,9 +87,9 @@ def tf_step(case, form, threads):
     else:
         labels = {'mask': tf.constant((draw.rand(1, *SIZE, 1) < 0.1).astype(np.float32))}
         step = tf.train.get_or_create_global_step()
-        optimizer = train.make_optimizer(step, cfg)
-        _, gradients = train.one_pass(optimizer, {'image': image}, labels, cfg)
-        fetch = optimizer.apply_gradients(train.scaled_gradients(gradients, cfg), step)
+        updater = optimizer.make_optimizer(step, cfg)
+        _, gradients = optimizer.one_pass(updater, {'image': image}, labels, cfg)
+        fetch = updater.apply_gradients(optimizer.scaled_gradients(gradients, cfg), step)
     session.run(tf.global_variables_initializer())
     if case != 'train':  # sums: something must be fetched, or the graph is optimised away
         fetch = [tf.reduce_sum(tensor) for tensor in fetch]
