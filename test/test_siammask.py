@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 RECORDED = np.load(HERE / 'recorded' / 'siammask_small.npz')
 TINY = dict(channels=0.07, blocks=[1, 1, 2], device='cpu', workers=0, batch_size=2)
 sys.path.insert(0, str(HERE / 'recorded'))
-import siammask_official  # noqa: E402, pictures and cases that were recorded
+import siammask_toolkit  # noqa: E402, pictures and cases that were recorded
 
 
 def tiny(preset='smoke', **changes):
@@ -231,7 +231,7 @@ def test_upsampling_aligns_corners():
 
 
 def test_augmentation_and_targets_equal_the_official_ones():
-    image, disk = siammask_official.smooth_picture()
+    image, disk = siammask_toolkit.smooth_picture()
     for i in range(8):
         draws = random.Random(i), np.random.RandomState(i)
         size, shift, scale, blur = (255, 64, 0.18, 1.0) if i % 2 == 0 else (127, 4, 0.05, 0)
@@ -588,7 +588,7 @@ def test_merging_objects():
 
 
 def test_overlap_is_that_of_the_toolkit_to_the_bit():
-    first, second = siammask_official.overlap_cases()
+    first, second = siammask_toolkit.overlap_cases()
     for i, size in enumerate(((320, 240), (319, 239), None)):
         found = vot.overlaps(first, second, size)
         np.testing.assert_array_equal(found, RECORDED[f'overlap{i}'])
@@ -606,7 +606,7 @@ def test_overlap_of_boxes_counts_both_borders():
 @pytest.mark.parametrize('count', [1, 15])
 def test_scores_are_those_of_the_toolkit(count):
     sequences, runs = [], {}
-    for name, (boxes, (width, height), found) in siammask_official.score_cases().items():
+    for name, (boxes, (width, height), found) in siammask_toolkit.score_cases().items():
         sequences.append(
             dict(name=name, boxes=boxes.astype(np.float32), width=width, height=height)
         )
