@@ -58,7 +58,7 @@ def test_both_stages_tracking_and_a_skipped_overflow(crops, drawn, tmp_path):
     assert found['mixlist'] == {'black-list': {'to-add': ['ReduceSumD'], 'to-remove': []}}
     assert found['loss_scale'] == 1024 and found['keep_dtype_ops'] > 100  # losses, batch norm
     flags = [*SMALL, f'--data_path={crops}', '--preset=smoke_sharp', '--steps=2']
-    flags += [f'--init_from={tmp_path}/base', f'--output_path={tmp_path}/sharp']
+    flags += [f'--init_from={tmp_path}/base', f'--output_path={tmp_path}/sharp', '--loss_scale=8']
     done = run(tmp_path, *flags)
     assert done.returncode == 0, done.stderr.decode()
     assert tf.train.latest_checkpoint(str(tmp_path / 'sharp')).endswith('model.ckpt-2')

@@ -93,8 +93,8 @@ def test_shapes(preset):
 
 def test_correlation_forms_are_equal():
     draw = np.random.RandomState(0)
-    search, kernel = (tf.constant(draw.randn(3, n, n, 8), tf.float32) for n in (29, 5))
-    with tf.Session() as session:
+    with tf.Graph().as_default(), tf.Session() as session:
+        search, kernel = (tf.constant(draw.randn(3, n, n, 8), tf.float32) for n in (29, 5))
         one, other = session.run(
             [model.correlate(search, kernel, {'device': d}) for d in ('cpu', 'npu')]
         )

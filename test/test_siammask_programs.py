@@ -106,7 +106,8 @@ def test_check_data_and_dry_run(drawn, crops, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert 'search float32 [2, 255, 255, 3]' in printed and '7 steps' in printed
     config_path = Path(train.__file__).parent / 'config' / 'config.json'
-    assert train.main([*flags, '--dry_run', f'--config={config_path}']) == 0
+    flags += [f'--config={config_path}', '--set=train_steps=0']
+    assert train.main([*flags, '--dry_run']) == 0
     assert ' 80 steps' in capsys.readouterr().out  # pairs=8 of --set wins
     assert not (tmp_path / 'run').exists()
 
