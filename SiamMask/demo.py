@@ -26,8 +26,7 @@ SHEET, CLIP = 8, 'overlay.mp4'  # most pictures of sheet.png
 
 
 def first_states(args, network, image: np.ndarray) -> dict:
-    """{id: state} of the objects that --box or --mask marks in the first frame; ValueError where
-    they mark none."""
+    """{id: state} of what --box or --mask marks in the first frame; ValueError of nothing."""
     if args.mask:
         ids = masks.read_mask(args.mask)
         if ids.shape != image.shape[:2]:
@@ -129,7 +128,8 @@ def main(argv=None):
     cfg = cli.configure(args, get_config, args.checkpoint)
     output_path = cli.writable(args.output_path)
     folder = cli.writable(os.path.join(output_path, 'masks'))
-    network = tracker.Network(cfg, args.checkpoint, len(args.box or ()) or cfg.objects)
+    objects = len(args.box or np.unique(masks.read_mask(args.mask)[None]))
+    network = tracker.Network(cfg, args.checkpoint, objects)
     hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')
     lines, clip = ['frame,object,score,x0,y0,x1,y1,x2,y2,x3,y3'], os.path.join(output_path, CLIP)
 

@@ -55,23 +55,20 @@ def score_vot(sequences: list, runs: dict, data_path: str, folder: str) -> dict:
     _, interval = interval_of(data_path)
     found = vot.score(sequences, runs, interval)
     found['eao_legacy'] = vot.eao(found['curve'], vot.LEGACY)
-    met = [
-        vot.run_overlaps(r, s, (s['width'], s['height']))
+    met = {
+        s['name']: vot.run_overlaps(runs[s['name']][0], s, (s['width'], s['height']))
         for s in sequences
-        for r in runs[s['name']]
-    ]
-    found['mean_overlap'] = float(np.nan_to_num(np.concatenate([o[1:] for o in met])).mean())
+    }
+    every = np.concatenate([overlap[1:] for overlap in met.values()])
+    found['mean_overlap'] = float(np.nan_to_num(every).mean())
     curve = found.pop('curve')
     plain = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in found.items()}
     plain['interval'], plain['curve'] = interval, [float(v) for v in curve]
     npu.replace_file(os.path.join(folder, 'results.json'), json.dumps(plain, indent=1))
     lines = {'expected overlap': curve}
     masks.write_image(os.path.join(folder, 'eao.png'), demo.plot(lines, 'frames', interval))
-    frames = {}
-    for sequence in sequences[:6]:
-        size = (sequence['width'], sequence['height'])
-        frames[sequence['name']] = vot.run_overlaps(runs[sequence['name']][0], sequence, size)
-    masks.write_image(os.path.join(folder, 'overlap.png'), demo.plot(frames, 'frame'))
+    shown = dict(list(met.items())[:6])
+    masks.write_image(os.path.join(folder, 'overlap.png'), demo.plot(shown, 'frame'))
     return found
 
 
@@ -93,7 +90,6 @@ def trackers(args, cfg) -> list[tuple]:
     if args.sweep:
         found = glob.glob(os.path.join(os.path.dirname(prefixes[0]), '*.index'))
         prefixes = sorted({p[: -len('.index')] for p in found}, key=lambda p: (len(p), p))
-    name, _ = interval_of(args.data_path or '')
     hyper = tracker.hyper_parameters(cfg, benchmark(args, cfg))
     kind = 'box' if args.boxes else 'mask' if cfg.variant == 'base' else 'mask_refine'
     plain = [(f'{cfg.name}_{kind}_{os.path.basename(p)}', p, hyper) for p in prefixes]
@@ -105,14 +101,29 @@ def trackers(args, cfg) -> list[tuple]:
         if key not in SEARCHED or len(values.split(',')) != 3:
             raise ValueError(f'--search {text}: expected start,stop,step of {", ".join(SEARCHED)}')
         grid[key] = [float(v) for v in np.arange(*map(float, values.split(',')))]
-    result = []
+    points, result = list(itertools.product(*grid.values())), []
+    random.Random(os.getpid()).shuffle(points)  # several processes share a search
     for base, prefix, hyper in plain:
-        for values in itertools.product(*grid.values()):
+        for values in points:
             chosen = dict(zip(grid, values))
             label = ''.join(f'_{k}{v:.3f}' for k, v in chosen.items())
             result.append((base + label, prefix, {**hyper, **chosen}))
-    random.Random(os.getpid()).shuffle(result)  # several processes share a search
     return result
+
+
+def claim(folder: str, prefix: str, hyper: dict) -> None:
+    """Notes in `folder` what its results are of; ValueError where they are of something else."""
+    path = os.path.join(folder, 'settings.json')
+    changed = os.stat(f'{prefix}.index').st_mtime
+    text = json.dumps({'checkpoint': prefix, 'written': changed, **hyper}, indent=1)
+    if os.path.isfile(path):
+        with open(path) as f:
+            if f.read() != text:
+                raise ValueError(
+                    f'{folder} has results of another checkpoint or of other settings '
+                    '(settings.json): choose another --output_path'
+                )
+    npu.replace_file(path, text)
 
 
 def benchmark(args, cfg) -> str:
@@ -148,6 +159,7 @@ def run_vot(args, cfg, output_path: str) -> dict:
         if prefix != made:
             network, made = tracker.Network(cfg, prefix), prefix
         folder = cli.writable(os.path.join(output_path, name))
+        claim(folder, prefix, hyper)
         runs = track_set(network, sequences, hyper, folder, args.boxes)
         rows[name] = score_vot(sequences, runs, path, folder)
     return rows
@@ -177,7 +189,11 @@ def find_videos(root: str, dataset: str, split: str, names: str | None, year: st
                 seen |= new
         if not seen:
             raise ValueError(f'{name}: the masks show no object')
-        result.append(dict(name=name, frames=frames, given=given, truth=truth))
+        ends = {}
+        if dataset == 'youtube_vos':  # the last frame that meta.json lists
+            shown = youtube_vos.objects(root, name, *args)
+            ends = {n: max(places[stem] for stem in stems) for n, stems in shown.items()}
+        result.append(dict(name=name, frames=frames, given=given, truth=truth, ends=ends))
     return result
 
 
@@ -197,25 +213,34 @@ def run_vos(args, cfg, output_path: str) -> dict:
     rows = {}
     for video in videos:
         folder = cli.writable(os.path.join(output_path, 'masks', video['name']))
-        pictures, shares = [], {}
-        steps = tracker.segment(
-            network, map(masks.read_image, video['frames']), video['given'], hyper
-        )
-        for t, (image, ids, states) in enumerate(steps):
+        shares = {}
+        frames = map(masks.read_image, video['frames'])
+        steps = tracker.segment(network, frames, video['given'], hyper, video['ends'])
+        for t, (_, ids, states) in enumerate(steps):
             stem = os.path.splitext(os.path.basename(video['frames'][t]))[0]
             masks.write_mask(os.path.join(folder, f'{stem}.png'), ids)
             if t in video['truth']:
                 _compare(video, t, ids, states, args, shares)
-            pictures += [masks.overlay(image, ids)] if args.overlay else []
         for number, values in shares.items():
             rows[f'{video["name"]}_{number}'] = _row(values)
         if args.overlay:
-            own = cli.writable(os.path.join(output_path, 'overlay'))
-            masks.write_video(os.path.join(own, video['name'] + '.mp4'), pictures)
-            sheet = masks.contact_sheet(pictures[:: -(-len(pictures) // 8)], 4, 1280)
-            masks.write_image(os.path.join(own, video['name'] + '.png'), sheet)
+            overlays(video, folder, cli.writable(os.path.join(output_path, 'overlay')))
         print(f'{video["name"]}: {len(video["frames"])} masks in {folder}', flush=True)
     return _summary(args, cfg, videos, rows, output_path)
+
+
+def overlays(video: dict, folder: str, output_path: str) -> None:
+    """Writes <name>.png, a contact sheet of at most eight frames, and <name>.mp4."""
+
+    def drawn(path):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        mask = masks.read_mask(os.path.join(folder, stem + '.png'))
+        return masks.overlay(masks.read_image(path), mask)
+
+    name, frames = os.path.join(output_path, video['name']), video['frames']
+    chosen = frames[:: -(-len(frames) // 8)]
+    masks.write_image(f'{name}.png', masks.contact_sheet([drawn(p) for p in chosen], 4, 1280))
+    masks.write_video(f'{name}.mp4', map(drawn, frames))
 
 
 def _compare(video, t, ids, states, args, shares):
@@ -260,7 +285,7 @@ def _summary(args, cfg, videos, rows, output_path):
 
 def accuracy(cfg, checkpoint: str, result_path: str) -> float | None:
     """Of the model zoo's result block, 0..1, from what the data folder holds: EAO of VOT sequences
-    that are long enough for it, else their mean overlap without resets; J&F of DAVIS; None, with a
+    that are long enough for it, else their mean overlap (0 where lost); J&F of DAVIS; None, with a
     line that says so, where it has neither."""
     found = [os.path.join(cfg.data_path, n) for n in (*vot.INTERVALS, 'VOT')]
     found = [path for path in found if os.path.isdir(path)]

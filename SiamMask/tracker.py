@@ -275,11 +275,12 @@ def supervised(network, sequence: dict, hyper: dict, reset: bool = True, boxes: 
     return run
 
 
-def segment(network, frames, given: dict, hyper: dict):
+def segment(network, frames, given: dict, hyper: dict, ends: dict | None = None):
     """(frame, ids uint8 [H, W], {id: state}) of every frame of an iterator; objects start where
-    `given` {frame number: ids} first shows them."""
-    states = {}
+    `given` {frame number: ids} first shows them, and end after frame `ends` {id: number}."""
+    states, ends = {}, ends or {}
     for t, image in enumerate(frames):
+        states = {n: s for n, s in states.items() if t <= ends.get(n, t)}
         found = step(network, image, list(states.values()), hyper) if states else []
         states = dict(zip(states, found))
         for number in sorted(set(np.unique(given[t]).tolist()) - {0}) if t in given else ():

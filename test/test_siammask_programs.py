@@ -146,7 +146,8 @@ def test_vot_results_table_and_pictures(run, drawn, tmp_path, capsys):
     assert evaluate.main(flags) == 0  # all three: two are there
     assert (folder / 'baseline/drawn1/drawn1_001.txt').stat().st_mtime_ns == kept
     assert (folder / 'baseline/drawn3/drawn3_001.txt').is_file()
-    capsys.readouterr()
+    other = ['--set=penalty_k=0.2', '--sequences=drawn1']
+    assert 'of other settings' in fails(capsys, evaluate, *flags, *other)
     again = [f'--data_path={drawn["vot"]}', f'--results={tmp_path}/out', '--device=cpu']
     assert evaluate.main([*again, f'--output_path={tmp_path}/scores']) == 0
     assert folder.name in capsys.readouterr().out
@@ -200,6 +201,8 @@ def test_objects_that_appear_later_and_more_than_a_call_takes(sharp, drawn):
     steps = list(tracker.segment(network, iter(frames), given, hyper))
     assert [len(states) for _, _, states in steps] == [3, 3, 5, 5]
     np.testing.assert_array_equal(steps[0][1], given[0])
+    short = list(tracker.segment(network, iter(frames), given, hyper, {9: 1, 4: 2}))
+    assert [len(states) for _, _, states in short] == [3, 3, 4, 3]
     one = tracker.Network(cfg, str(sharp), 1)
     alone = list(tracker.segment(one, iter(frames), {0: np.where(given[0] == 4, 4, 0)}, hyper))
     np.testing.assert_allclose(alone[3][2][4]['place'], steps[3][2][4]['place'], atol=1e-3)
