@@ -91,8 +91,7 @@ def _full():
         cls_weight=1.0,              # of the class loss (PT)
         loc_weight=1.2,              # of the box loss (PT)
         mask_weight=36.0,            # of the mask loss (PT)
-        # tracking
-        penalty_k=-1.0,              # on change of size and aspect; -1: of the benchmark, see HYPER
+        penalty_k=-1.0,              # tracking, on change of shape; -1: of the benchmark, see HYPER
         window_influence=-1.0,       # share of the cosine window
         tracker_rate=-1.0,           # of the size's moving average
         mask_threshold=-1.0,         # probability
