@@ -76,6 +76,7 @@ def slots(cfg) -> int:
 
 
 _SHARED, _POOL = None, None  # (sets, settings) of this process and the readers forked from it
+_WAITING = deque()  # pairs asked of them, in order
 
 
 @contextlib.contextmanager
@@ -93,9 +94,12 @@ def readers(cfg):
     try:
         yield
     finally:
-        if _POOL:
-            _POOL.close()  # terminate() of Python 3.7 waits for ever for a full pipe
-            _POOL.join()
+        if _POOL and _WAITING:
+            _WAITING[-1].wait(WAIT)  # terminate() waits for ever for a process that is writing
+        if _POOL and all(pair.ready() for pair in _WAITING):
+            _POOL.terminate()
+        elif _POOL:  # or for one that is dead: the others die with this process
+            _POOL._terminate.cancel()
         _SHARED, _POOL = None, None
 
 
@@ -108,23 +112,19 @@ def examples(cfg, first: int, step: int, training: bool):
     """Pairs number first, first + step, ..., in order; RuntimeError where a process is dead."""
     pool = _POOL if training else None
     sets = _SHARED[0] if pool else load_sets(cfg.crops, cfg)
-    numbers = (
-        _numbers(sets, cfg, first, step)
-        if training
-        else itertools.islice(_numbers(sets, cfg, 0, 1), 128)
-    )
+    numbers = itertools.islice(_numbers(sets, cfg, first, step), None if training else 128)
     if pool is None:
         for number, pick in numbers:
             yield _made(number, pick, sets, cfg, training)
         return
-    waiting = deque()
+    _WAITING.clear()  # of a stage that is over
     for job in numbers:
-        waiting.append(pool.apply_async(_made, job))
-        if len(waiting) > 8 * cfg.workers:
-            waiting[0].wait(WAIT)
-            if not waiting[0].ready():
+        _WAITING.append(pool.apply_async(_made, job))
+        if len(_WAITING) > 8 * cfg.workers:
+            _WAITING[0].wait(WAIT)
+            if not _WAITING[0].ready():
                 raise RuntimeError(f'a reader process gave no pair in {WAIT} s: out of memory?')
-            yield waiting.popleft().get()
+            yield _WAITING.popleft().get()
 
 
 def _made(number, pick, sets=None, cfg=None, training=True):

@@ -50,8 +50,8 @@ class Network:
                 **{k: tf.placeholder(tf.float32, [n, 5, 5, c], f'kernel_{k}') for k in BRANCHES},
             }
             kernels = {name: self.inputs[name] for name in BRANCHES}
-            outputs = track(*(self.inputs[k] for k in ('search',)), kernels, self.inputs['size'],
-                            self.inputs['hyper'], cfg)  # fmt: skip
+            search, size, hyper = (self.inputs[k] for k in ('search', 'size', 'hyper'))
+            outputs = track(search, kernels, size, hyper, cfg)
             self.outputs = {k: outputs[k] for k in ('best', 'score', 'penalty', 'box', 'mask')}
             self.session = npu.session(cfg)
             found = cli.match_variables(prefix, tf.global_variables())
@@ -255,7 +255,7 @@ def supervised(network, sequence: dict, hyper: dict, reset: bool = True, boxes: 
     for f, path in enumerate(sequence['frames']):
         truth = sequence['boxes'][f]
         if f < begin or (f == begin and not np.isfinite(truth).all()):
-            begin = max(begin, f + 1) if f == begin else begin
+            begin = max(begin, f + 1)
             run.append(0)
             continue
         image = files.read_image(path)
