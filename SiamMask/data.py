@@ -174,7 +174,7 @@ def _video(item):
     result = []
     for track, boxes in tracks.items():
         boxes = {int(f): _size(b) for f, b in boxes.items() if f.isdigit()}
-        frames = sorted(f for f, (w, h) in boxes.items() if w and h)
+        frames = sorted(f for f, (w, h) in boxes.items() if w > 0 and h > 0)
         if frames:
             result.append((track, frames, [boxes[f] for f in frames]))
     return name, result

@@ -172,7 +172,7 @@ def _cut_unit(unit):
 
 
 def _coco(split, number):
-    _, source, output = _ROOT
+    source = _ROOT[1]
     index = coco.index(source, split)
     entry = index.imgs[number]
     key, tracks, shapes = f'{split}/{os.path.splitext(entry["file_name"])[0]}', {}, {}
@@ -190,7 +190,7 @@ def _coco(split, number):
 
 
 def _ytb_vos(split, video, entry):
-    _, source, output = _ROOT
+    source = _ROOT[1]
     frames = sorted({f for o in entry['objects'].values() for f in o['frames']})
     boxes = {}
     for frame in frames:
@@ -226,7 +226,7 @@ def _outline(mask):
 
 
 def _vid(split, video):
-    _, source, output = _ROOT
+    source = _ROOT[1]
     paths = sorted(glob.glob(os.path.join(_xml(source, 'vid'), video, '*.xml')))
     seen = {}  # track: [(place of the frame, box)]
     for place, path in enumerate(paths):

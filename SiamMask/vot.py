@@ -235,8 +235,8 @@ def overlaps(first: np.ndarray, second: np.ndarray, bounds=None) -> np.ndarray:
     """
     first, second = (np.asarray(p, np.float32).reshape(-1, 4, 2) for p in (first, second))
     limits = np.array([0, 0, *bounds] if bounds else [-np.inf] * 2 + [np.inf] * 2, np.float32)
-    boxes = [_bounds(p, limits) for p in (first, second)]
-    with np.errstate(all='ignore'):
+    with np.errstate(all='ignore'):  # NaN: as in C
+        boxes = [_bounds(p, limits) for p in (first, second)]
         origin = _least(boxes[0][:, :2], boxes[1][:, :2])
         size = _most(boxes[0][:, 2:], boxes[1][:, 2:]) - origin
         shape = np.nan_to_num(size, nan=-2, posinf=2**30).astype(np.int64) + 1

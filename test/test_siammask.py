@@ -379,7 +379,9 @@ def test_bad_crops(crops, tmp_path, what, error, message):
     elif what == 'json':
         (tmp_path / 'coco' / 'train2017.json').unlink()
     else:
-        (tmp_path / 'coco' / 'train2017.json').write_text('{"a": {"00": {"000000": [3, 3, 3, 9]}}}')
+        (tmp_path / 'coco' / 'train2017.json').write_text(
+            '{"a": {"00": {"000000": [3, 3, 3, 9], "000001": [3, 3, 2.5, 9]}}}'
+        )
     with pytest.raises(error, match=message):
         sets = data.load_sets({'coco': str(tmp_path / 'coco')}, cfg)
         data.sample(sets, 0, cfg, (random.Random(0), np.random.RandomState(0)))
