@@ -20,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from common import coco, davis, masks, youtube_vos
+from common.videos import binary
 
 from . import guides, npu
 
@@ -191,7 +192,7 @@ def load_video(item, size: tuple[int, int]):
     image, mask = _pair(frame, mask)
     previous = guides.resize_mask(masks.read_mask(previous), size)
     image, mask = guides.resize_image(image, size), guides.resize_mask(mask, size)
-    inside, previous, mask = (guides.binary(x, number) for x in (inside, previous, mask))
+    inside, previous, mask = (binary(x, number) for x in (inside, previous, mask))
     return (guide, inside), previous, image, mask
 
 
@@ -307,7 +308,7 @@ def _objects(pairs, cfg, number=None):
     else:
         numbers = [int(n) for n in np.unique(read[0]) if 0 < n < 255]
     for n in numbers:
-        own = [guides.binary(mask, n) for mask in read]
+        own = [binary(mask, n) for mask in read]
         kept = [i for i, mask in enumerate(own) if number is not None or mask.any()]
         good = [place for place, i in enumerate(kept) if good_guide(own[i], cfg)]
         if len(kept) > 1:

@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import masks, metrics
+from common import masks, metrics, videos
 
-from . import cli, data, guides, model, npu, videos
+from . import cli, data, guides, model, npu
 from .config import get_config
+from .videos import DATASETS, find, first_run, resolve
 
 
 @contextlib.contextmanager
@@ -106,7 +107,7 @@ def roll_out(network, cfg, frames, given: dict, crf: bool = False, visit=None):
                 f'{image.shape[1]}x{image.shape[0]}'
             )
         for number in sorted(set(np.unique(ids).tolist()) - {0, 255} - set(scales)):
-            whole = guides.binary(ids, number)
+            whole = videos.binary(ids, number)
             scales[number] = modulate(guides.guide(image, whole, cfg)[None])[0]
             maps[number] = guides.resize_mask(whole, size).astype(np.float32)
         if maps and visit is not None:
@@ -196,7 +197,7 @@ def _only(number, given):
 
 
 def sequence(cfg, video, network, output_path: str, args) -> None:
-    """Writes the masks, and with --save_score the probabilities, of one video of videos.py."""
+    """Writes the masks, and with --save_score the probabilities, of one video."""
     folder = cli.writable(os.path.join(output_path, video.folder))
     stems = [videos.stem(path) for path in video.frames]
 
@@ -218,22 +219,6 @@ def sequence(cfg, video, network, output_path: str, args) -> None:
         ids = np.where(np.isin(ids, absent), 0, ids).astype(np.uint8) if absent else ids
         masks.write_mask(os.path.join(folder, name + '.png'), ids)
     print(f'{video.name}: {len(stems)} masks in {folder}', flush=True)
-
-
-def overlays(video, output_path: str) -> None:
-    """Writes overlay/<name>.png, a contact sheet of at most eight frames, and
-    overlay/<name>.mp4."""
-    folder = os.path.join(output_path, 'overlay')
-    os.makedirs(folder, exist_ok=True)
-
-    def drawn(path):
-        written = os.path.join(output_path, video.folder, videos.stem(path) + '.png')
-        return masks.overlay(masks.read_image(path), masks.read_mask(written))
-
-    chosen = video.frames[:: -(-len(video.frames) // 8)]
-    sheet = masks.contact_sheet([drawn(path) for path in chosen], 4, 1280)
-    masks.write_image(os.path.join(folder, video.name + '.png'), sheet)
-    masks.write_video(os.path.join(folder, video.name + '.mp4'), map(drawn, video.frames))
 
 
 def score(cfg, found: list, root: str, dataset: str, output_path: str, stability=False) -> dict:
@@ -279,15 +264,15 @@ def networks(cfg, args):
 def run(args, cfg) -> dict:
     """Segments, scores, draws; returns the results."""
     dataset = args.dataset or ('davis' if cfg.dataset == 'coco' else cfg.dataset)
-    root = videos.resolve(cli.data_root(args, cfg), dataset)
-    found = videos.find(root, dataset, args.split, args.sequences, cfg.year)
+    root = resolve(cli.data_root(args, cfg), dataset)
+    found = find(root, dataset, args.split, args.sequences, cfg.year)
     output_path = cli.writable(args.output_path)
     with networks(cfg, args) as network_of:
         for video in found:
             sequence(cfg, video, network_of(video), output_path, args)
     results = score(cfg, found, root, dataset, output_path, args.stability)
     for video in found if args.overlay else ():
-        overlays(video, output_path)
+        videos.overlays(video, output_path)
     return results
 
 
@@ -296,7 +281,7 @@ def accuracy(cfg, root: str, checkpoint: str, result_path: str) -> float | None:
     line that says so, where `root` has none with masks."""
     try:
         dataset = 'youtube_vos' if cfg.dataset == 'youtube_vos' else 'davis'
-        videos.resolve(root, dataset)
+        resolve(root, dataset)
     except FileNotFoundError as error:
         print(f'no TrainAccuracy: {error}', flush=True)
         return None
@@ -317,7 +302,7 @@ def arguments():
     flags.add_argument('--checkpoint', help='folder or prefix')
     flags.add_argument('--online_path', help='folder that OSMN.online wrote')
     flags.add_argument('--output_path', default='results')
-    flags.add_argument('--dataset', choices=videos.DATASETS, help='default: as trained, or davis')
+    flags.add_argument('--dataset', choices=DATASETS, help='default: as trained, or davis')
     flags.add_argument('--sequences', help='a,b; default: the split')
     flags.add_argument('--split', default='', help="default: val, YouTube-VOS 'valid'")
     flags.add_argument('--overlay', action='store_true', help='draw contact sheets and clips')
@@ -333,7 +318,7 @@ def main(argv=None):
     args = arguments().parse_args(argv)
     if not args.checkpoint and not args.online_path:
         raise ValueError('--checkpoint or --online_path is needed')
-    cfg = cli.configure(args, get_config, args.checkpoint or videos.first_run(args.online_path))
+    cfg = cli.configure(args, get_config, args.checkpoint or first_run(args.online_path))
     results = run(args, cfg)
     for name, row in sorted(results.get('per_sequence', {}).items()):
         print(f'{name:24s} J {row["J-Mean"]:.3f} F {row["F-Mean"]:.3f}')

@@ -108,11 +108,6 @@ def turned(image: np.ndarray, mask: np.ndarray, degrees: float):
     )
 
 
-def binary(ids: np.ndarray, number: int = 0) -> np.ndarray:
-    """Object ids uint8 -> uint8, 1 on object `number` (0: on any); void 255 is background."""
-    return (ids == number if number else (ids > 0) & (ids < 255)).astype(np.uint8)
-
-
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3] to size (H, W), Pillow's bilinear; aspect not kept."""
     if image.shape[:2] == tuple(size):

@@ -17,9 +17,11 @@ import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import masks
+from common.videos import numbers
 
-from . import cli, train, videos
+from . import cli, train
 from .config import get_config
+from .videos import DATASETS, find, resolve
 
 
 def settings(cfg, item: tuple, parent: str) -> EasyDict:
@@ -93,7 +95,7 @@ def main(argv=None):
     flags.add_argument('--data_path', help='data tree; default on CPU: drawn data')
     flags.add_argument('--checkpoint', required=True, help='of the parent: folder or prefix')
     flags.add_argument('--output_path', default='online')
-    flags.add_argument('--dataset', choices=videos.DATASETS, help='default: as trained, or davis')
+    flags.add_argument('--dataset', choices=DATASETS, help='default: as trained, or davis')
     flags.add_argument('--sequences', help='a,b; default: the split')
     flags.add_argument('--split', default='', help="default: val, YouTube-VOS 'valid'")
     flags.add_argument('--online_steps', type=int, help='updates an object')
@@ -103,12 +105,12 @@ def main(argv=None):
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
     dataset = args.dataset or ('davis' if cfg.dataset == 'coco' else cfg.dataset)
-    root = videos.resolve(cli.data_root(args, cfg), dataset)
-    found = videos.find(root, dataset, args.split, args.sequences, cfg.year)
+    root = resolve(cli.data_root(args, cfg), dataset)
+    found = find(root, dataset, args.split, args.sequences, cfg.year)
     parent = cli.checkpoint_prefix(args.checkpoint)
     output_path = os.path.abspath(args.output_path)
     if args.object is None:
-        todo = [(video.name, n) for video in found for n in videos.numbers(video)]
+        todo = [(video.name, n) for video in found for n in numbers(video)]
         done = [
             (name, n)
             for name, n in todo

@@ -13,26 +13,18 @@ the masks again, from the probabilities that evaluate --save_score left in --out
 
 from __future__ import annotations
 
-import collections
 import os
 import sys
 
 import numpy as np
 
-from common import davis, masks, metrics, youtube_vos
+from common import davis, masks, videos
+from common.videos import Video, binary, stem
 
 from . import cli, guides
 from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos', 'youtube_objects')
-Video = collections.namedtuple('Video', 'name folder frames given shown truth')
-"""name; folder of its results; frame paths; {frame number: ids uint8 [H, W]} of given masks;
-{object id: frames that may show it}, {} for all; [(frame name, mask path)] to score."""
-
-
-def stem(path: str) -> str:
-    """File name without its ending."""
-    return os.path.splitext(os.path.basename(path))[0]
 
 
 def resolve(root: str, dataset: str) -> str:
@@ -41,80 +33,24 @@ def resolve(root: str, dataset: str) -> str:
     Raises:
       FileNotFoundError: naming what was tried.
     """
-    if dataset == 'davis':
-        return davis.resolve(root)
-    if dataset == 'youtube_objects':
-        if os.path.isfile(os.path.join(root, 'all.txt')):
-            return root
-        raise FileNotFoundError(
-            f'no {root}/all.txt: expected Images/, Labels/ and all.txt, which '
-            'python -m OSMN.videos --task=youtube_objects writes'
-        )
-    for path in (root, os.path.join(root, 'YouTubeVOS')):
-        if any(os.path.isdir(os.path.join(path, s)) for s in ('train', 'valid', 'JPEGImages')):
-            return path
-    youtube_vos.resolve(root)  # raises
-    raise FileNotFoundError(root)
+    if dataset != 'youtube_objects':
+        return videos.resolve(root, dataset)
+    if os.path.isfile(os.path.join(root, 'all.txt')):
+        return root
+    raise FileNotFoundError(
+        f'no {root}/all.txt: expected Images/, Labels/ and all.txt, which '
+        'python -m OSMN.videos --task=youtube_objects writes'
+    )
 
 
 def find(root: str, dataset: str, split: str = '', names: str | None = None, year: str = '2017'):
-    """[Video] of a split, or of the sequences `names` (a,b).
-
-    Raises:
-      FileNotFoundError, ValueError: missing data; a video without any object.
-    """
-    names = names.split(',') if names else None
-    if dataset == 'davis':
-        names = names or davis.sequences(root, split or 'val', year)
-        found = [_davis(root, name, year) for name in names]
-    elif dataset == 'youtube_vos':
-        split = split or 'valid'
-        names = names or youtube_vos.sequences(root, split)
-        found = [_youtube_vos(root, name, split) for name in names]
-    else:
-        with open(os.path.join(root, 'all.txt')) as f:
-            names = names or f.read().split()
-        found = [_youtube_objects(root, name) for name in names]
-        found = [video for video in found if len(video.frames) > 1]
-    for video in found:
-        if not numbers(video):
-            raise ValueError(
-                f'{video.name}: the masks given show no object, all pixels are 0 or 255'
-            )
-    return found
-
-
-def numbers(video: Video) -> list[int]:
-    """Ids of the objects in the given masks."""
-    ids = {n for mask in video.given.values() for n in np.unique(mask).tolist()}
-    return sorted(ids - {0, 255})
-
-
-def _davis(root, name, year):
-    paths = davis.masks(root, name)
-    first = masks.read_mask(paths[0])
-    first = guides.binary(first) if year == '2016' else first
-    frames = davis.frames(root, name)
-    truth = [(stem(path), path) for path in paths]
-    return Video(name, os.path.join('masks', name), frames, {0: first}, {}, truth)
-
-
-def _youtube_vos(root, name, split):
-    frames = youtube_vos.frames(root, name, split)
-    order = {stem(path): t for t, path in enumerate(frames)}
-    found = {stem(path): path for path in youtube_vos.masks(root, name, split)}
-    given, shown = {}, {}
-    for number, stems in youtube_vos.objects(root, name, split).items():
-        starts = [s for s in stems if s in found]
-        if not starts:
-            raise ValueError(f'{name}: object {number} of meta.json is in no mask of the video')
-        ids = masks.read_mask(found[starts[0]])
-        t = order[starts[0]]
-        given[t] = np.where(ids == number, ids, given.get(t, np.zeros_like(ids)))
-        if set(stems) - set(found):  # the list of valid: frames to segment; of train: with masks
-            shown[number] = set(stems)
-    folder = os.path.join('Annotations', name)
-    return Video(name, folder, frames, given, shown, sorted(found.items()))
+    """[Video] of a split, or of the sequences `names` (a,b); see common/videos.py."""
+    if dataset != 'youtube_objects':
+        return videos.find(root, dataset, split, names, year)
+    with open(os.path.join(root, 'all.txt')) as f:
+        names = names.split(',') if names else f.read().split()
+    found = [_youtube_objects(root, name) for name in names]
+    return videos.with_objects([video for video in found if len(video.frames) > 1])
 
 
 def _youtube_objects(root, name):
@@ -126,40 +62,8 @@ def _youtube_objects(root, name):
     if [stem(path) for path in images] != [stem(path) for path in labels]:
         raise ValueError(f'{name}: {len(images)} images and {len(labels)} labels do not pair up')
     truth = [(stem(path), path) for path in labels]
-    given = {0: guides.binary(masks.read_mask(labels[0]))} if labels else {}
+    given = {0: binary(masks.read_mask(labels[0]))} if labels else {}
     return Video(name, os.path.join('masks', name), images, given, {}, truth)
-
-
-def score(found: list, output_path: str) -> dict:
-    """J and F of the written masks on the frames after each object's first, the last included
-    (youtube_eval.py); {} without any."""
-    rows = {}
-    for video in found:
-        order = {stem(path): t for t, path in enumerate(video.frames)}
-        start = {n: min(t for t, ids in video.given.items() if n in ids) for n in numbers(video)}
-        for n in start:
-            values = []
-            for name, path in video.truth:
-                if order[name] > start[n]:
-                    written = os.path.join(output_path, video.folder, name + '.png')
-                    values.append(_scores(path, written, n, video))
-            if values:
-                j, f = np.mean(values, axis=0)
-                rows[f'{video.name}_{n}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
-    if not rows:
-        return {}
-    means = {
-        key: float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean')
-    }
-    means = {'J&F-Mean': (means['J-Mean'] + means['F-Mean']) / 2, **means}
-    return {'global': means, 'per_sequence': rows}
-
-
-def _scores(truth, written, number, video):
-    truth, result = masks.read_mask(truth), masks.read_mask(written)
-    own = guides.binary(truth, 0 if 'masks' in video.folder else number)
-    pair = own, (result == number).astype(np.uint8)
-    return metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)
 
 
 def split_davis(root: str, output: str) -> int:
@@ -175,7 +79,7 @@ def split_davis(root: str, output: str) -> int:
                 folder = ('480p_split', name, str(n)) if n else ('480p_all', name)
                 target = os.path.join(output, 'Annotations', *folder, stem(path) + '.png')
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                masks.write_image(target, guides.binary(mask, n)[..., None] * 255)
+                masks.write_image(target, binary(mask, n)[..., None] * 255)
                 count += 1
     return count
 

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import ctypes
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import signal
-from collections import deque
 
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from common import processes
 
 from . import npu
 from .losses import targets
@@ -37,7 +35,6 @@ COLOURS = np.array(  # directions of the colour noise, R, G, B grey levels (PT r
     [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
      [4.64467907, 4.73710203, 4.88324118]], np.float32
 )  # fmt: skip
-WAIT = 300  # s for one pair, before a reader process counts as dead
 
 
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
@@ -75,60 +72,25 @@ def slots(cfg) -> int:
     return min(cfg.positives, cells_a_side(cfg) ** 2)
 
 
-_SHARED, _POOL = None, None  # (sets, settings) of this process and the readers forked from it
-_WAITING = deque()  # pairs asked of them, in order
-
-
 @contextlib.contextmanager
 def readers(cfg):
-    """cfg.workers processes that make the pairs of examples() inside; without, this one does.
-
-    They are forked, which shares the lists of boxes; so enter before the first session, whose
-    threads do not outlive a fork.
-    """
-    global _SHARED, _POOL
-    _SHARED = load_sets(cfg.crops, cfg), cfg
-    cv2.setNumThreads(1)
-    if cfg.workers:
-        _POOL = multiprocessing.get_context('fork').Pool(cfg.workers, _die_with_parent)
-    try:
+    """cfg.workers processes that make the pairs of examples() inside; without, this one does."""
+    sets = load_sets(cfg.crops, cfg)
+    with processes.readers(functools.partial(_made, sets, cfg, True), cfg.workers):
         yield
-    finally:
-        if _POOL and _WAITING:
-            _WAITING[-1].wait(WAIT)  # terminate() waits for ever for a process that is writing
-        if _POOL and all(pair.ready() for pair in _WAITING):
-            _POOL.terminate()
-        elif _POOL:  # or for one that is dead: the others die with this process
-            _POOL._terminate.cancel()
-        _SHARED, _POOL = None, None
-
-
-def _die_with_parent():
-    with contextlib.suppress(OSError, AttributeError):  # Linux: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def examples(cfg, first: int, step: int, training: bool):
     """Pairs number first, first + step, ..., in order; RuntimeError where a process is dead."""
-    pool = _POOL if training else None
-    sets = _SHARED[0] if pool else load_sets(cfg.crops, cfg)
+    sets = load_sets(cfg.crops, cfg)
     numbers = itertools.islice(_numbers(sets, cfg, first, step), None if training else 128)
-    if pool is None:
-        for number, pick in numbers:
-            yield _made(number, pick, sets, cfg, training)
-        return
-    _WAITING.clear()  # of a stage that is over
-    for job in numbers:
-        _WAITING.append(pool.apply_async(_made, job))
-        if len(_WAITING) > 8 * cfg.workers:
-            _WAITING[0].wait(WAIT)
-            if not _WAITING[0].ready():
-                raise RuntimeError(f'a reader process gave no pair in {WAIT} s: out of memory?')
-            yield _WAITING.popleft().get()
+    if training and processes.running():
+        yield from processes.results(numbers)
+    else:
+        yield from (_made(sets, cfg, training, *job) for job in numbers)
 
 
-def _made(number, pick, sets=None, cfg=None, training=True):
-    sets, cfg = (sets, cfg) if sets else _SHARED
+def _made(sets, cfg, training, number, pick):
     seed = (cfg.seed * 2 + (not training)) % 2**31
     draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
     return packed(sample(sets, pick, cfg, draws), cfg)

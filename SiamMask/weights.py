@@ -1,9 +1,9 @@
 """Reads published weight files into {name: array} without the framework that wrote them, running no
 code.
 
-PyTorch .pth (the pickle stream before 1.6 and the zip since), MindSpore .ckpt (protobuf), .npz,
-pickled .npy, Caffe's vgg .mat, TensorFlow checkpoints. Pickles are read by an unpickler that knows
-tensors and nothing else.
+PyTorch .pth, .pt, .pkl (the pickle stream before 1.6, the zip since), MindSpore .ckpt (protobuf),
+.npz, pickled .npy, Caffe's vgg .mat, TensorFlow checkpoints. Pickles are read by an unpickler that
+knows tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -318,6 +318,7 @@ def read(path: str) -> dict:
         '.mat': read_mat,
         '.pth': read_pth,
         '.pt': read_pth,
+        '.pkl': read_pth,
     }
     ending = os.path.splitext(path)[1].lower()
     if ending in readers:
@@ -326,6 +327,6 @@ def read(path: str) -> dict:
         with open(path, 'rb') as f:
             return read_mindspore(path) if f.read(1) == b'\n' else read_checkpoint(path)
     raise ValueError(
-        f'{os.path.abspath(path)}: known are .pth, .pt, .ckpt, .npz, .npy, .mat and TensorFlow '
-        'checkpoint prefixes'
+        f'{os.path.abspath(path)}: known are .pth, .pt, .pkl, .ckpt, .npz, .npy, .mat and '
+        'TensorFlow checkpoint prefixes'
     )

@@ -33,7 +33,7 @@ def resolve(root: str) -> str:
     root = os.path.abspath(root)
     tried = [root] + [
         os.path.join(root, name)
-        for name in ('DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017')
+        for name in ('DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017', 'davis2017')
     ]
     for path in tried:
         if os.path.isdir(os.path.join(path, 'JPEGImages', '480p')):

@@ -51,7 +51,8 @@ HEADINGS = [
     'Differences from the original',
     'Files',
 ]
-COMMON = {'__init__', 'davis', 'youtube_vos', 'coco', 'masks', 'metrics', 'bitplanes', 'stability'}
+COMMON = {'__init__', 'davis', 'youtube_vos', 'coco', 'videos', 'masks', 'processes'}
+COMMON |= {'metrics', 'bitplanes', 'stability'}
 TOP = {
     'README.md',
     'requirements.txt',

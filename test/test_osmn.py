@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from common import coco, davis, masks
+from common.videos import binary
 from OSMN import backbone, config, data, evaluate, guides, losses, model, train, videos
 
 RECORDED = np.load(Path(__file__).parent / 'recorded' / 'osmn_small.npz')
@@ -469,7 +470,7 @@ def test_davis_list_follows_each_object(drawn, tmp_path):
     assert '00004' not in frames and len(frames) == 9
     good = found['drawn-a', 2][2]
     for place, (_, path) in enumerate(found['drawn-a', 2][1]):
-        assert (place in good) == data.good_guide(guides.binary(masks.read_mask(path), 2), cfg)
+        assert (place in good) == data.good_guide(binary(masks.read_mask(path), 2), cfg)
     items = [i for i in data.examples(str(root), cfg) if 'drawn-a' in i[0] and i[5] == 2]
     assert len(items) == 8
     assert [Path(i[2]).stem for i in items] == frames[:-1]

@@ -334,20 +334,21 @@ def test_processes_give_the_same_pairs(crops):
 
 def test_a_dead_reader_ends_the_program(crops):
     code = (
-        'import json, os, signal, sys\nfrom SiamMask import config, data\n'
-        'cfg, data.WAIT = config.get_config("smoke"), 3\n'
+        'import json, os, signal, sys\nfrom common import processes\n'
+        'from SiamMask import config, data\n'
+        'cfg, processes.WAIT = config.get_config("smoke"), 3\n'
         'cfg.update(workers=1, crops=json.loads(sys.argv[1]), start_step=0)\n'
         'with data.readers(cfg):\n'
         '    found = data.examples(cfg, 0, 1, True)\n'
         '    next(found)\n'
-        '    os.kill(data._POOL._pool[0].pid, signal.SIGKILL)\n'
+        '    os.kill(processes._POOL._pool[0].pid, signal.SIGKILL)\n'
         '    print(len([next(found) for _ in range(50)]))\n'
     )
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code, json.dumps(crops)],
         cwd=str(HERE.parent), timeout=120, capture_output=True,
     )  # fmt: skip
-    assert done.returncode == 1 and b'gave no pair in 3 s' in done.stderr
+    assert done.returncode == 1 and b'gave no example in 3 s' in done.stderr
 
 
 def take(generator, count):
