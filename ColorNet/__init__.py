@@ -1,0 +1,13 @@
+r"""ColorNet: dense correspondence learnt from unlabelled video by rebuilding colours, and video
+object segmentation by propagating a first mask along it.
+
+Original code: icewaterq/colorNet_DUL (PyTorch), on visinf/dense-ulearn-vos (Araslanov,
+Schaub-Meyer, Roth, NeurIPS 2021). Commands, from the folder above this one:
+
+    python -m ColorNet.train     --data_path=DATA --output_path=run [--coco] \
+                                 [--train_config=ColorNet/config/train_config_default_M.json]
+    python -m ColorNet.evaluate  --data_path=DAVIS --checkpoint=run --output_path=results
+    python -m ColorNet.demo      --input=clip.mp4 --mask=first.png --checkpoint=run
+    python -m ColorNet.convert   --source=color_dul_300_M.pkl --output=published/model.ckpt
+    python -m ColorNet.export    --checkpoint=run --output_path=exported
+"""

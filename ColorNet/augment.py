@@ -1,0 +1,133 @@
+"""What happens to the colours of a frame: shadows, jitter, blur; the Lab target and the weight
+along edges (datasets/dataloader_video_my_dul.py of the official code).
+
+Pictures are R, G, B. Draws are taken in the original's order from two generators: `uniform`, a
+random.Random, and `second`, a numpy RandomState, for what torchvision draws from torch.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+JITTER = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))  # brightness, contrast, saturation, hue
+WEAK, STRONG = (0.2, 0.0), (0.3, 0.1)  # probability of blur, of solarisation: main, second view
+EDGE_STEP, EDGE_RUN, EDGE_REACH = 16, 16, 4  # px of the half-size picture (findEdge2)
+
+
+def jittered(image, strength: tuple[float, float], shadows: bool, uniform, second):
+    """A PIL image in other light: perhaps shadows, colours, grey, blur, solarised."""
+    if shadows and uniform.random() < 0.6:
+        image = shadowed(image, uniform.randint(3, 6), uniform)
+    if not second.rand() > 0.8:
+        image = recoloured(image, second)
+    if second.rand() < 0.2:
+        image = image.convert('L').convert('RGB')
+    if uniform.random() <= strength[0]:
+        image = image.filter(ImageFilter.GaussianBlur(uniform.uniform(0.1, 2.0)))
+    if strength[1] and uniform.random() < strength[1]:
+        image = ImageOps.solarize(image)
+    return image
+
+
+def recoloured(image, second):
+    """torchvision's ColorJitter: four changes in random order."""
+    order = second.permutation(4)
+    factors = [float(second.uniform(*bounds)) for bounds in JITTER]
+    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for k in order:
+        if k < 3:
+            image = changes[k](image).enhance(factors[k])
+        else:
+            hue, saturation, value = image.convert('HSV').split()
+            turned = (np.array(hue) + np.uint8(int(factors[k] * 255) % 256)).astype(np.uint8)
+            merged = Image.merge('HSV', (Image.fromarray(turned), saturation, value))
+            image = merged.convert('RGB')
+    return image
+
+
+def shadowed(image, count: int, uniform):
+    """`count` quadrangles of a PIL image darker or lighter, with soft or hard borders."""
+    picture = np.asarray(image).astype(np.float32)
+    for _ in range(count):
+        mask = np.zeros(picture.shape, np.float64)
+        cv2.fillConvexPoly(mask, _quadrangle(*picture.shape[:2], uniform), (255, 255, 255))
+        other = picture
+        if other.max() > 0.01:
+            other = (other - other.min()) / other.max()
+        if uniform.random() < 0.5:
+            gamma = 0.5 + 0.5 * uniform.random()
+        else:
+            gamma = 1 + uniform.random() * 0.5
+        other = ((other**gamma) * 255).astype(np.uint8)
+        if uniform.random() < 0.8:
+            size, sigma = uniform.choice([3, 5, 7, 9]), uniform.randint(7, 12)
+            share = cv2.GaussianBlur(mask, (size, size), sigma).astype(np.float32) / 255
+            picture = other * share + picture * (1 - share)
+        else:
+            picture = np.where(mask > 127, other, picture)
+    return Image.fromarray(picture.astype(np.uint8))
+
+
+def _quadrangle(height, width, uniform):
+    points = []
+    for _ in range(2):
+        x, y = uniform.randint(0, width), uniform.randint(0, height)
+        points.append((x, y))
+        near = [
+            min(max(uniform.randint(at - int(side * 0.5), at + int(side * 0.5)), 1), side - 1)
+            for at, side in ((x, width), (y, height))
+        ]
+        points.append(near)
+    return np.array(points, np.int32)
+
+
+def lab(image) -> np.ndarray:
+    """uint8 [H, W, 3] of a PIL image: OpenCV's 8-bit L, a, b."""
+    return cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2LAB)
+
+
+def clip_range(frames: np.ndarray, clip: bool) -> np.ndarray:
+    """How a and b of a clip become 0..1: float32 [4] = lowest, highest, start, span of a, b / 255.
+
+    Args:
+      frames: uint8 [T, H, W, 3], L, a, b. clip: at three deviations from the mean.
+    """
+    values = frames[..., 1:].astype(np.float32) / 255
+    low, high = values.min(), values.max()
+    if clip:
+        mean, deviation = np.mean(values), np.std(values)
+        low, high = max(low, mean - deviation * 3), min(high, mean + deviation * 3)
+    start, span = (low, high - low) if high - low >= 1 / 256 else (0, 1)
+    return np.array([low, high, start, span], np.float32)
+
+
+def edge_weight(image) -> np.ndarray:
+    """uint8 [H, W] of a PIL image, 255 around edges that follow a smooth stretch: weight 5, else 1.
+
+    Edges of the blurred half-size picture count where they cross every 16th row or column more than
+    16 px after the edge before.
+    """
+    small = cv2.GaussianBlur(cv2.resize(np.asarray(image), (0, 0), fx=0.5, fy=0.5), (5, 5), 3)
+    edges = cv2.Canny(small, 100, 200) > 0
+    height, width = edges.shape
+    edges[: int(height * 0.1)] = edges[int(height * 0.9) :] = False
+    edges[:, : int(width * 0.1)] = edges[:, int(width * 0.9) :] = False
+    marked, reach = np.zeros((height, width), np.uint8), EDGE_REACH
+    for column in range(0, width, EDGE_STEP):
+        for row in _crossings(edges[:, column]):
+            marked[row - reach : row + reach, column - reach : column + reach] = 255
+    for row in range(0, height, EDGE_STEP):
+        for column in _crossings(edges[row]):
+            marked[row - reach : row + reach, column - reach : column + reach] = 255
+    return cv2.resize(marked, (0, 0), fx=2, fy=2)
+
+
+def _crossings(line):
+    """Places of a line's edges that are more than EDGE_RUN px from the one before or behind."""
+    found = np.flatnonzero(line)
+    back = len(line) - 1 - found[::-1]
+    after = found[np.diff(found, prepend=-2) - 2 > EDGE_RUN]
+    before = len(line) - 1 - back[np.diff(back, prepend=-2) - 2 > EDGE_RUN]
+    return np.concatenate([after, before])
