@@ -17,6 +17,8 @@ from easydict import EasyDict
 PRESETS = ('full', 'dul', 'performance', 'smoke')
 STRIDES = [39, 34, 30, 26, 23, 20, 18, 16, 14, 12, *range(10, 0, -1)]  # frames back (PT)
 
+HEAD = dict(radius=25.0, context=list(range(20, 0, -1)))  # label propagation of later commits
+
 
 def get_config(preset: str = 'full') -> EasyDict:
     """The settings of one preset, flat names and plain values.

@@ -224,7 +224,9 @@ def _clip_of_picture(path, cfg, draws):
     size = tuple(int(cfg.size * share) for share in views.COCO)
     picture, plain, images = cv2.resize(np.asarray(picture), size), [], []
     for _ in range(cfg.video_len):
-        image = cv2.remap(picture, *views.liquid_map(*size, scale, uniform), cv2.INTER_LINEAR)
+        image = picture
+        if cfg.is_liquid:
+            image = cv2.remap(picture, *views.liquid_map(*size, scale, uniform), cv2.INTER_LINEAR)
         plain.append(views.rotated(Image.fromarray(image), uniform))
         images.append(plain[-1])
         if uniform.random() < 0.7:

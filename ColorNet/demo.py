@@ -18,7 +18,7 @@ import numpy as np
 from common import masks
 
 from . import cli, propagation
-from .config import get_config
+from .config import HEAD, get_config
 
 SHEET = 8  # pictures of sheet.png, at least, where there are so many frames
 MATCHES = 12  # cells that matches.png follows
@@ -123,11 +123,12 @@ def main(argv=None):
     flags.add_argument('--checkpoint', required=True, help='folder or prefix')
     flags.add_argument('--output_path', default='demo')
     flags.add_argument('--key', help='features; default: merge, or the best that there is')
+    flags.add_argument('--head', action='store_true', help='radius 25, the last 20 frames')
     flags.add_argument('--fps', type=float, default=25, help='frames a second of overlay.mp4')
     flags.add_argument('--pictures', action='store_true', help='features.png and matches.png')
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.key = args.key or cfg.key
+    cfg.update(HEAD if args.head else {}, key=args.key or cfg.key)
     mask = first_mask(args)
     output_path = cli.writable(args.output_path)
     folder, sheet = cli.writable(os.path.join(output_path, 'masks')), []

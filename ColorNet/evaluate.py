@@ -22,7 +22,7 @@ import tensorflow.compat.v1 as tf
 from common import masks, metrics, videos
 
 from . import cli, propagation
-from .config import get_config
+from .config import HEAD, get_config
 
 
 def segmented(network, cfg, video):
@@ -117,6 +117,7 @@ def arguments():
     flags.add_argument('--sequences', help='a,b; default: the split')
     flags.add_argument('--split', default='', help="default: val, YouTube-VOS 'valid'")
     flags.add_argument('--key', help='features; default: merge, or the best that there is')
+    flags.add_argument('--head', action='store_true', help='radius 25, the last 20 frames')
     flags.add_argument('--overlay', action='store_true', help='draw contact sheets and clips')
     flags.add_argument('--copy', action='store_true', help='no network: copy the first mask')
     return flags
@@ -129,7 +130,7 @@ def main(argv=None):
     if not args.checkpoint and not args.copy:
         raise ValueError('--checkpoint is needed (or --copy, which needs no network)')
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.key = args.key or cfg.key
+    cfg.update(HEAD if args.head else {}, key=args.key or cfg.key)
     results = run(args, cfg)
     for name, row in sorted(results.get('per_sequence', {}).items()):
         print(f'{name:24s} J {row["J-Mean"]:.3f} F {row["F-Mean"]:.3f}')

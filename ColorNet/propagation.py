@@ -52,7 +52,6 @@ def votes(query: tf.Tensor, first: tf.Tensor, others: tf.Tensor, cfg):
     rows, columns = (-(-side // TILE) for side in (height, width))
     query = tf.pad(query, [[0, rows * TILE - height], [0, columns * TILE - width], [0, 0]])
     corners = [(i * TILE, j * TILE) for i in range(rows) for j in range(columns)]
-    first = tf.reshape(first, [height * width, channels])
 
     def tile(corner):
         return _tile_votes(corner, query, first, others, cfg)
@@ -72,24 +71,22 @@ def votes(query: tf.Tensor, first: tf.Tensor, others: tf.Tensor, cfg):
 
 def _tile_votes(corner, query, first, others, cfg):
     count, height, width, channels = others.shape.as_list()
-    most = min(cfg.neighbours, height * width)
     q = tf.slice(query, tf.concat([corner, [0]], 0), [TILE, TILE, channels])
     q = tf.reshape(q, [TILE * TILE, channels])
-    values, cells = tf.nn.top_k(tf.matmul(q, first, transpose_b=True), most)
+    values, cells = _best(first, q, None, cfg.neighbours)  # rows as frames, columns as places
     reach = int(np.ceil(cfg.radius)) - 1
     size = [min(TILE + 2 * reach, side) for side in (height, width)]
     start = tf.minimum(tf.maximum(corner - reach, 0), [height - size[0], width - size[1]])
-    begin = tf.concat([[0], start, [0]], 0)
-    keys = tf.reshape(tf.slice(others, begin, [count, *size, channels]), [-1, channels])
+    keys = tf.slice(others, tf.concat([[0], start, [0]], 0), [count, *size, channels])
+    keys = tf.reshape(keys, [count, size[0] * size[1], channels])
     near = _near(corner, start, size, cfg.radius)
-    found = tf.reshape(tf.matmul(q, keys, transpose_b=True), [TILE * TILE, count, -1])
-    best, place = _staged(found + near[:, None], min(cfg.neighbours, size[0] * size[1]))
+    found, place = _best(keys, q, near, cfg.neighbours)
     position = place % (size[0] * size[1])
     row, column = start[0] + position // size[1], start[1] + position % size[1]
     frame = place // (size[0] * size[1]) + 1
-    values = tf.concat([values, best], 1)
+    values = tf.concat([values, found], 1)
     cells = tf.concat([cells, (frame * height + row) * width + column], 1)
-    values, order = tf.nn.top_k(values, most)
+    values, order = tf.nn.top_k(values, min(cfg.neighbours, height * width))
     with npu.keep_float32(cfg):
         weight = tf.nn.softmax(tf.cast(values, tf.float32) / cfg.temperature)
     return weight, tf.gather(cells, order, batch_dims=1)
@@ -107,15 +104,27 @@ def _near(corner, start, size, radius):
     return tf.reshape(near, [TILE * TILE, -1])
 
 
-def _staged(found, most):
-    """top_k over frames and places of float32 [Q, K, P]: (values, k * P + p) [Q, most]."""
-    size = found.shape.as_list()[2]
-    _, places = tf.nn.top_k(tf.reduce_max(found, 1), most)
-    candidates = tf.gather(tf.transpose(found, [0, 2, 1]), places, batch_dims=1)  # [Q, most, K]
-    count = candidates.shape.as_list()[2]
-    values, order = tf.nn.top_k(tf.reshape(candidates, [-1, most * count]), most)
-    place = tf.gather(places, order // count, batch_dims=1)
-    return values, order % count * size + place
+def _best(keys, query, near, most):
+    """The best of K x P cells for each query, in two stages: the places whose best of K is best.
+
+    Args:
+      keys: float32 [K, P, C]. query: float32 [Q, C]. near: float32 [Q, P] to add, or None.
+
+    Returns:
+      (float32 values, int32 k * P + p) [Q, n], n = most or all that there are.
+    """
+    count, size, channels = keys.shape.as_list()
+    queries, first = query.shape.as_list()[0], min(most, size)
+    found = tf.matmul(tf.reshape(keys, [-1, channels]), query, transpose_b=True)  # long side first
+    best = tf.transpose(tf.reduce_max(tf.reshape(found, [count, size, queries]), 0))
+    _, places = tf.nn.top_k(best if near is None else best + near, first)
+    index = (tf.range(count)[:, None] * size + places[:, None]) * queries  # [Q, K, first]
+    index = tf.reshape(index + tf.range(queries)[:, None, None], [queries, -1])
+    values = tf.gather(tf.reshape(found, [-1]), index)
+    if near is not None:
+        values += tf.tile(tf.gather(near, places, batch_dims=1), [1, count])
+    values, order = tf.nn.top_k(values, min(most, count * first))
+    return values, order // first * size + tf.gather(places, order % first, batch_dims=1)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
-from recorded.colornet_official import made_frames
+from recorded.colornet_made import made_frames
 
 from ColorNet import augment, backbone, config, data, losses, model, propagation, train, views
 
@@ -410,6 +410,24 @@ def test_clips_have_their_shapes_and_repeat(clips_root):
         assert any(not np.array_equal(first[0][0][k], first[1][0][k]) for k in first[0][0])
         if changes.get('is_edge') is False:
             assert not first[0][1]['weight'].any()
+
+
+def test_pictures_become_clips(drawn):
+    """--coco: frames warped, or the picture itself without is_liquid."""
+    spreads = []
+    for liquid in (True, False):
+        cfg = settings(dataset='coco', is_liquid=liquid)
+        path = data.find(drawn['coco'], cfg)[0][0]
+        draws = random.Random(3), np.random.RandomState(3)
+        images, plain = data._clip_of_picture(path, cfg, draws)
+        assert [i.size for i in images + plain] == [(192, 120)] * 6
+        shapes, _ = data.signature(cfg)
+        features, _ = data.sample([path], cfg, draws)
+        assert all(list(features[k].shape) == v.as_list() for k, v in shapes[0].items())
+        pixels = {np.asarray(i).tobytes() for seed in range(5) for i in
+                  data._clip_of_picture(path, cfg, (random.Random(seed), None))[1]}  # fmt: skip
+        spreads.append(len(pixels))
+    assert spreads[0] == 15 > spreads[1]  # unwarped and unturned frames are one
 
 
 def test_a_pass_shows_every_video_once(clips_root):

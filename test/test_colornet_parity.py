@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from recorded.colornet_official import CLIPS, PICTURES, made_mask
+from recorded.colornet_made import CLIPS, PICTURES, made_mask
 
 from ColorNet import backbone, config, convert, data, losses, model, propagation, train
 
