@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 JITTER = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))  # brightness, contrast, saturation, hue
 WEAK, STRONG = (0.2, 0.0), (0.3, 0.1)  # probability of blur, of solarisation: main, second view
+MARGIN = 5  # px around a shadow, more than the blur of its border reaches
 EDGE_STEP, EDGE_RUN, EDGE_REACH = 16, 16, 4  # px of the half-size picture (findEdge2)
 
 
@@ -48,25 +49,30 @@ def recoloured(image, second):
 
 
 def shadowed(image, count: int, uniform):
-    """`count` quadrangles of a PIL image darker or lighter, with soft or hard borders."""
+    """`count` quadrangles of a PIL image darker or lighter, with soft or hard borders; only the
+    part around each is computed."""
     picture = np.asarray(image).astype(np.float32)
     for _ in range(count):
-        mask = np.zeros(picture.shape, np.float64)
-        cv2.fillConvexPoly(mask, _quadrangle(*picture.shape[:2], uniform), (255, 255, 255))
-        other = picture
-        if other.max() > 0.01:
-            other = (other - other.min()) / other.max()
+        points = _quadrangle(*picture.shape[:2], uniform)
+        left, top, width, height = cv2.boundingRect(points)
+        corner = max(left - MARGIN, 0), max(top - MARGIN, 0)
+        part = picture[corner[1] : top + height + MARGIN, corner[0] : left + width + MARGIN]
+        other, least, most = part, picture.min(), picture.max()
+        if most > 0.01:
+            other = (part - least) / most
         if uniform.random() < 0.5:
             gamma = 0.5 + 0.5 * uniform.random()
         else:
             gamma = 1 + uniform.random() * 0.5
         other = ((other**gamma) * 255).astype(np.uint8)
+        mask = np.zeros(part.shape[:2], np.float64)
+        cv2.fillConvexPoly(mask, points - np.array(corner, np.int32), 255)
         if uniform.random() < 0.8:
             size, sigma = uniform.choice([3, 5, 7, 9]), uniform.randint(7, 12)
-            share = cv2.GaussianBlur(mask, (size, size), sigma).astype(np.float32) / 255
-            picture = other * share + picture * (1 - share)
+            share = cv2.GaussianBlur(mask, (size, size), sigma).astype(np.float32)[..., None] / 255
+            part[:] = other * share + part * (1 - share)
         else:
-            picture = np.where(mask > 127, other, picture)
+            part[mask > 127] = other[mask > 127]
     return Image.fromarray(picture.astype(np.uint8))
 
 

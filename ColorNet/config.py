@@ -51,7 +51,7 @@ def _full():
         is_liquid=True,              # half of the second views are liquid warps (PT)
         is_edge=True,                # weight along edges (PT)
         is_labclip=True,             # clip a and b at three deviations (PT, where it is not wired)
-        workers=4,                   # reader processes
+        workers=8,                   # reader processes; a core makes 5 clips/s
         # network
         model_size='M',              # 'S', 'M', 'L', or 'DUL' (ResNet-18)
         is_dul=True,                 # the global branch of dense-ulearn-vos too

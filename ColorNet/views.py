@@ -140,11 +140,11 @@ def warped(image: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """float32 [H, W, 3] looked at through a grid [H, W, 2], bilinear, reflected at the borders."""
     height, width = image.shape[:2]
     place = places(grid, True).reshape(-1, 2)
-    low = np.floor(place).astype(np.int32)
-    right, below = (place - low).T[..., None]
-    high = np.minimum(low + 1, [width - 1, height - 1])
+    (right, below), low = (place - np.floor(place)).T[..., None], place.astype(np.int32)
+    (x0, y0), (x1, y1) = low.T, np.minimum(low + 1, [width - 1, height - 1]).T
     rows = image.reshape(-1, 3)
-    (x0, y0), (x1, y1) = low.T, high.T
-    upper = rows[y0 * width + x0] * (1 - right) + rows[y0 * width + x1] * right
-    lower = rows[y1 * width + x0] * (1 - right) + rows[y1 * width + x1] * right
-    return (upper * (1 - below) + lower * below).reshape(image.shape).astype(np.float32)
+    upper, lower = (
+        np.take(rows, y * width + x0, 0) * (1 - right) + np.take(rows, y * width + x1, 0) * right
+        for y in (y0, y1)
+    )
+    return (upper * (1 - below) + lower * below).reshape(image.shape)
