@@ -72,13 +72,14 @@ def test_original_config_exp_and_coco(drawn, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('flags', [
-    ['--preset=dul', '--set=first_kernal_size=3'], ['--preset=smoke', '--set=is_liquid=False'],
+    ['--preset=dul', '--set=first_kernal_size=3'],
     ['--preset=smoke', '--set=color_mode=RGB', '--set=is_neg=False', '--set=optimizer=adam'],
     ['--preset=performance', '--set=ohem_range=[0.2, 0.9]', '--set=color_mode=AB'],
 ])  # fmt: skip
 def test_other_kinds_train(drawn, tmp_path, flags):
     data_flag = f'--data_path={drawn["youtube_vos"]}'
-    assert train.main([*flags, *SMALL, data_flag, f'--output_path={tmp_path}', '--steps=1']) == 0
+    flags = [*flags, *SMALL, data_flag, f'--output_path={tmp_path}', '--steps=1']
+    assert train.main([*flags, '--set=is_dul=False']) == 0  # half the graph
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith('model.ckpt-1')
 
 
@@ -195,7 +196,7 @@ def test_a_frame_that_is_missing_ends_the_training(tmp_path, capsys):
     (tmp_path / 'filelists').mkdir()
     lines = [f'JPEGImages/v{v}/{t:05d}.jpg' for v in range(2) for t in range(3)]
     (tmp_path / 'filelists' / 'train_ytvos.txt').write_text('\n'.join(lines))
-    flags = [*SMALL, '--preset=smoke', f'--output_path={tmp_path}/run', '--steps=1']
+    flags = [*SMALL, '--preset=dul', f'--output_path={tmp_path}/run', '--steps=1']
     message = fails(capsys, train, *flags, f'--data_path={tmp_path}')
     assert 'no frame at' in message and 'JPEGImages/v' in message
 
@@ -335,7 +336,7 @@ def test_export_answers_as_the_network(run, tmp_path, capsys):
     with tf.Graph().as_default(), tf.Session() as session:
         tf.saved_model.load(session, ['serve'], str(tmp_path / 'x' / 'saved_model_ColorNet'))
         again = session.run('out_merge:0', {'image:0': image})
-    np.testing.assert_allclose(again, found, atol=1e-6)
+    np.testing.assert_allclose(again, found, atol=1e-5)
     assert 'is there already' in fails(capsys, export, *flags)
 
 

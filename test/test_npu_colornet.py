@@ -67,6 +67,7 @@ def test_cpu_mode_never_imports_npu_bridge(drawn, tmp_path):
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / 'test')])
     flags = [*SMALL, '--device=cpu', '--steps=1', f'--data_path={drawn["youtube_vos"]}']
+    flags.append('--set=is_dul=False')  # half the graph
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code, *flags, f'--output_path={tmp_path}/x'],
         env=dict(os.environ, PYTHONPATH=path), cwd=str(ROOT), capture_output=True, timeout=300,
