@@ -119,6 +119,16 @@ def find(root: str, cfg) -> list[list[str]]:
     return long
 
 
+def check(root: str, cfg) -> dict:
+    """Counts {'sequences', 'frames'} of find(); FileNotFoundError where listed frames are absent,
+    the first three by name."""
+    found = find(root, cfg)
+    missing = [path for frames in found for path in frames if not os.path.isfile(path)]
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} frames are missing, first: {missing[:3]}')
+    return {'sequences': len(found), 'frames': sum(map(len, found))}
+
+
 def _videos(root, cfg):
     path = cfg.file_list or os.path.join(root, FILE_LIST)
     if cfg.file_list or os.path.isfile(path):

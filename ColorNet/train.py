@@ -152,8 +152,7 @@ def main(argv=None):
     args = arguments().parse_args(argv)
     cfg = settings(args)
     if args.check_data:
-        found = data.find(cli.data_root(args, cfg), cfg)
-        print(json.dumps({'sequences': len(found), 'frames': sum(map(len, found))}))
+        print(json.dumps(data.check(cli.data_root(args, cfg), cfg)))
         return
     fill(args, cfg)
     if args.dry_run:

@@ -199,6 +199,8 @@ def test_a_frame_that_is_missing_ends_the_training(tmp_path, capsys):
     flags = [*SMALL, '--preset=dul', f'--output_path={tmp_path}/run', '--steps=1']
     message = fails(capsys, train, *flags, f'--data_path={tmp_path}')
     assert 'no frame at' in message and 'JPEGImages/v' in message
+    message = fails(capsys, train, *flags, f'--data_path={tmp_path}', '--check_data')
+    assert '6 frames are missing' in message and 'v0/00000.jpg' in message
 
 
 @pytest.mark.parametrize('kind', ['folder', 'video'])
