@@ -2,8 +2,8 @@
 code.
 
 PyTorch .pth, .pt, .pkl (the pickle stream before 1.6, the zip since), MindSpore .ckpt (protobuf),
-.npz, pickled .npy, Caffe's vgg .mat, TensorFlow checkpoints. Pickles are read by an unpickler that
-knows tensors and nothing else.
+.pdparams, .npz, pickled .npy, Caffe's vgg .mat, TensorFlow checkpoints. Pickles are read by an
+unpickler that knows tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -268,6 +268,21 @@ def read_npy(path: str) -> dict:
     return {key: np.asarray(value) for key, value in state.items()}
 
 
+def read_pickle(path: str) -> dict:
+    """{name: array} of a pickled dict of arrays (PaddlePaddle's .pdparams), by the restricted
+    unpickler; a 'state_dict' inside is taken."""
+    with open(path, 'rb') as f:
+        try:
+            state = _unpickler(f)
+        except (pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+            raise ValueError(f'{path} holds no dict of arrays: {error}') from None
+    state = state.get('state_dict', state) if isinstance(state, dict) else {}
+    found = {name: x for name, x in state.items() if isinstance(x, np.ndarray)}
+    if not found:
+        raise ValueError(f'{path} holds no arrays')
+    return found
+
+
 def read_npz(path: str) -> dict:
     """{name: array} of an .npz."""
     with np.load(path, allow_pickle=False) as data:
@@ -319,6 +334,8 @@ def read(path: str) -> dict:
         '.pth': read_pth,
         '.pt': read_pth,
         '.pkl': read_pth,
+        '.tar': read_pth,
+        '.pdparams': read_pickle,
     }
     ending = os.path.splitext(path)[1].lower()
     if ending in readers:
@@ -327,6 +344,6 @@ def read(path: str) -> dict:
         with open(path, 'rb') as f:
             return read_mindspore(path) if f.read(1) == b'\n' else read_checkpoint(path)
     raise ValueError(
-        f'{os.path.abspath(path)}: known are .pth, .pt, .pkl, .ckpt, .npz, .npy, .mat and '
-        'TensorFlow checkpoint prefixes'
+        f'{os.path.abspath(path)}: known are .pth, .pt, .pkl, .pdparams, .ckpt, .npz, .npy, .mat '
+        'and TensorFlow checkpoint prefixes'
     )

@@ -32,7 +32,9 @@ PROGRAMS = {
 }
 EVERY = [('OSVOS', name) for name in PROGRAMS] + [('OSMN', name) for name in PROGRAMS]
 EVERY += [('OSMN', 'videos'), ('SiamMask', 'prepare')]
-EVERY += [(m, name) for m in ('SiamMask', 'ColorNet') for name in PROGRAMS if name != 'online']
+EVERY += [
+    (m, name) for m in ('SiamMask', 'ColorNet', 'MANet') for name in PROGRAMS if name != 'online'
+]
 SMALL = [
     f'--set={s}'
     for s in (

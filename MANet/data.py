@@ -1,0 +1,254 @@
+"""Training examples of MANet: three frames of a sequence for the propagation head, one frame with
+scribbles for the interaction head (MANet section 4; dataloaders/ of the official code).
+
+    DAVIS/Scribbles/<sequence>/001.json ...    human scribbles, where there are any
+
+Two seeded generators an example are drawn from: the same draws give the same example.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import itertools
+import json
+import os
+import random
+
+import cv2
+import numpy as np
+import tensorflow.compat.v1 as tf
+from scipy import ndimage
+
+from common import davis, masks, processes
+
+from . import npu, robot
+
+SHIFT, SCALE, TURN = 0.05, 0.025, 3.0  # share of the size, share, degrees (mask_damaging.py)
+CHECKED = 32  # examples outside training
+INSTANCES = '{}_instances.txt'  # in ImageSets/2017; the split's letters joined by _ (PT)
+
+
+def input_fn(cfg, training: bool) -> tf.data.Dataset:
+    """Batches (features, labels) of model.network() and losses.losses(), from that of update
+    cfg.start_step on; outside training CHECKED examples, once, of draws that no training uses."""
+    cards = npu.rank()[1] if training else 1
+    first = cfg.get('start_step', 0) * cfg.batch_size * cards if training else 0
+    first += npu.rank()[0] * (cards > 1)
+    shapes, types = signature(cfg)
+    found = tf.data.Dataset.from_generator(
+        functools.partial(examples, cfg, first, cards, training), types, shapes
+    )
+    return found.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
+
+
+def signature(cfg):
+    """Shapes and types of one example, ({features}, {labels})."""
+    size, classes = [cfg.size, cfg.size], cfg.objects + 1
+    if cfg.stage == 1:
+        features = {'images': [3, *size, 3], 'reference': size, 'previous': size}
+    else:
+        features = {'images': [1, *size, 3], 'strokes': size, 'previous': size}
+    features['there'] = [classes]
+    shapes = (features, {'label': size})
+    kinds = {'images': tf.float32, 'there': tf.float32}
+    types = tuple({key: kinds.get(key, tf.int32) for key in part} for part in shapes)
+    return tuple({key: tf.TensorShape(v) for key, v in part.items()} for part in shapes), types
+
+
+@contextlib.contextmanager
+def readers(cfg):
+    """cfg.workers processes that make the examples inside; without, this one does."""
+    with processes.readers(functools.partial(_made, cfg), cfg.workers):
+        yield
+
+
+def examples(cfg, first: int, step: int, training: bool):
+    """Examples number first, first + step, ..., in order."""
+    stop = None if training else first + CHECKED * step
+    jobs = ((n, training, _state(cfg, n)) for n in itertools.islice(itertools.count(), first, stop,
+                                                                     step))  # fmt: skip
+    if training and processes.running():
+        yield from processes.results(jobs)
+    else:
+        yield from (_made(cfg, *job) for job in jobs)
+
+
+def _state(cfg, number):
+    """What a round of scribbles says of the example's sequence: plain values, for the readers."""
+    return (cfg.get('annotations') or {}).get(_sequence(cfg, number))
+
+
+def _sequence(cfg, number):
+    """Name of the example's sequence: passes over shuffled sequences."""
+    count = len(cfg.examples)
+    order = np.random.RandomState([cfg.seed, number // count]).permutation(count)
+    return cfg.examples[int(order[number % count])]
+
+
+def _made(cfg, number, training, state):
+    seed = (cfg.seed * 2 + (not training)) % 2**31
+    draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
+    name = _sequence(cfg, number)
+    if cfg.stage == 1:
+        return triple(cfg.data_path, name, cfg, draws)
+    return annotated(cfg.data_path, name, state, cfg, draws)
+
+
+def instances(root: str, split: str) -> dict:
+    """{sequence: number of objects} of a split: from <letters of split>_instances.txt where it is
+    there, else the largest id of the first mask."""
+    path = os.path.join(root, 'ImageSets', '2017', INSTANCES.format('_'.join(split)))
+    names = davis.sequences(root, split, '2017')
+    listed = {}
+    if os.path.isfile(path):
+        with open(path) as f:
+            listed = json.load(f)
+    found = {}
+    for name in names:
+        ids = listed.get(name)
+        if ids is None:
+            ids = np.unique(masks.read_mask(davis.masks(root, name)[0])).tolist()
+        found[name] = max([int(n) for n in ids if n != 255], default=0)
+    empty = sorted(name for name, count in found.items() if not count)
+    if empty:
+        raise ValueError(f'no object in the first mask of {", ".join(empty[:3])}')
+    return found
+
+
+def triple(root: str, name: str, cfg, draws) -> tuple[dict, dict]:
+    """A frame, the one before, and a reference frame that shows all objects, cut and damaged.
+
+    Returns:
+      (features, labels) as signature() lists them.
+
+    Raises:
+      ValueError: a sequence of fewer than three frames.
+    """
+    uniform, second = draws
+    frames, truth = davis.frames(root, name), davis.masks(root, name)
+    if len(frames) < 3:
+        raise ValueError(f'{name} has {len(frames)} frames, training takes three')
+    t = uniform.randrange(len(frames) - 1)
+    wanted = set(range(1, cfg.counts[name] + 1))
+    others = [k for k in range(len(frames)) if k not in (t, t + 1)]
+    uniform.shuffle(others)
+    reference = others[0]
+    for reference in others:
+        if wanted <= set(np.unique(masks.read_mask(truth[reference])).tolist()):
+            break
+    chosen = (reference, t, t + 1)
+    pictures = [masks.read_image(frames[k]).astype(np.float32) for k in chosen]
+    labels = [masks.read_mask(truth[k]).astype(np.int32) for k in chosen]
+    pictures, labels = changed(pictures, labels, cfg, draws)
+    previous = damaged(labels[1], second) if cfg.damage else labels[1]
+    features = {
+        'images': np.stack(pictures), 'reference': labels[0], 'previous': previous,
+        'there': _there(cfg, name),
+    }  # fmt: skip
+    return features, {'label': labels[2]}
+
+
+def annotated(root: str, name: str, state, cfg, draws) -> tuple[dict, dict]:
+    """A frame with scribbles: human ones in a first round (state None), else those of the round.
+
+    Args:
+      state: (frame, strokes int32 [H, W], mask of the round before uint8 [H, W]) or None.
+    """
+    frames, truth = davis.frames(root, name), davis.masks(root, name)
+    if state is None:
+        t, strokes = first_strokes(root, name, cfg.counts[name], draws[0])
+        before = np.zeros(strokes.shape, np.int32)
+    else:
+        t, strokes, before = state
+    picture = masks.read_image(frames[t]).astype(np.float32)
+    labels = [np.asarray(x, np.int32) for x in (strokes, before, masks.read_mask(truth[t]))]
+    (picture,), labels = changed([picture], labels, cfg, draws)
+    features = {
+        'images': picture[None], 'strokes': labels[0], 'previous': labels[1],
+        'there': _there(cfg, name),
+    }  # fmt: skip
+    return features, {'label': labels[2]}
+
+
+def _there(cfg, name):
+    return (np.arange(cfg.objects + 1) <= cfg.counts[name]).astype(np.float32)
+
+
+def first_strokes(root: str, name: str, count: int, uniform):
+    """(frame, strokes int32 [H, W]): one of the human scribbles, else the robot's on the objects of
+    a random frame."""
+    paths = sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
+    truth = davis.masks(root, name)
+    shape = masks.read_mask(truth[0]).shape
+    if paths:
+        found = robot.read(uniform.choice(paths))
+        frames = robot.annotated(found)
+        if frames and frames[0] < len(truth):
+            return frames[0], robot.rasterised([found['scribbles'][frames[0]]], shape)[0]
+    order = list(range(len(truth)))
+    uniform.shuffle(order)
+    for t in order:
+        ids = masks.read_mask(truth[t])
+        found = robot.first(name, ids, count)
+        if found['scribbles'][0]:
+            return t, robot.rasterised(found['scribbles'], shape)[0]
+    raise ValueError(f'{name}: no frame shows an object')
+
+
+def changed(pictures: list, labels: list, cfg, draws):
+    """Mirrored, scaled, cropped where the first label shows more than one value, resized to a
+    square: float32 [S, S, 3] pictures (bicubic, not clipped) and int32 [S, S] labels (nearest)."""
+    uniform, second = draws
+    if uniform.random() < cfg.flip:
+        pictures, labels = ([x[:, ::-1] for x in part] for part in (pictures, labels))
+    scale = uniform.choice(cfg.scales)
+    height, width = (max(1, int(round(n * scale))) for n in pictures[0].shape[:2])
+    pictures, labels = _sized(pictures, labels, (width, height))
+    crop = [min(cfg.size, side) for side in (height, width)]
+    for attempt in itertools.count(1):
+        top, left = (int(second.randint(0, n - c + 1)) for n, c in zip((height, width), crop))
+        part = slice(top, top + crop[0]), slice(left, left + crop[1])
+        enough = len(np.unique(labels[0][part])) > 1
+        if enough and attempt >= cfg.tries - 1:  # the original lets the first tries pass
+            pictures, labels = ([x[part] for x in group] for group in (pictures, labels))
+            break
+        if attempt >= (cfg.tries or 100):  # uncropped
+            break
+    return _sized(pictures, labels, (cfg.size, cfg.size))
+
+
+def _sized(pictures, labels, size):
+    pictures = [cv2.resize(np.ascontiguousarray(x), size, interpolation=cv2.INTER_CUBIC)
+                for x in pictures]  # fmt: skip
+    labels = [cv2.resize(np.ascontiguousarray(x), size, interpolation=cv2.INTER_NEAREST)
+              for x in labels]  # fmt: skip
+    return pictures, labels
+
+
+def damaged(label: np.ndarray, second) -> np.ndarray:
+    """Each object of int32 [H, W] shifted, scaled and turned a little, painted in random order; the
+    label itself where an object cannot be (FEELVOS; utils/mask_damaging.py)."""
+    numbers = np.unique(label)
+    numbers = numbers[(numbers > 0) & (numbers < 255)]
+    second.shuffle(numbers)
+    result = np.zeros_like(label)
+    for number in numbers:
+        mask = label == number
+        rows, columns = np.nonzero(mask)
+        reach = np.sqrt(np.ptp(rows) * np.ptp(columns)) * SHIFT
+        mask = ndimage.shift(mask, second.uniform(-reach, reach, 2), order=0)
+        rows, columns = np.nonzero(mask)
+        if not len(rows):
+            return label
+        centre = 0.5 * np.ptp(columns), 0.5 * np.ptp(rows)  # of the box's size, as the original
+        mask = _warped(mask, centre, 1 + second.uniform(-SCALE, SCALE), 0)
+        centre = 0.5 * mask.shape[1], 0.5 * mask.shape[0]
+        result[_warped(mask, centre, 1, second.uniform(-TURN, TURN))] = number
+    return result
+
+
+def _warped(mask, centre, scale, degrees):
+    turn = cv2.getRotationMatrix2D(centre, -degrees, scale)
+    return cv2.warpAffine(mask.astype(np.float32), turn, mask.shape[::-1]) > 0.5

@@ -1,0 +1,347 @@
+"""Device choice, run configuration, mixed precision, loss scaling, progress and the model-zoo
+result block.
+
+The same file in all five model folders; what differs between models comes from config.py. In CPU
+mode npu_bridge is never imported: importing it makes every session an NPU session. Conventions:
+Ascend ModelZoo-TensorFlow, TF Adapter r1.1 - r1.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import inspect
+import json
+import os
+import platform
+import time
+
+import tensorflow.compat.v1 as tf
+
+STALLED = 200  # attempts without an update before a run gives up: the loss scale has collapsed
+
+
+def choose_device(device: str) -> str:
+    """'npu' or 'cpu' for --device auto, npu or cpu.
+
+    Raises:
+      RuntimeError: npu asked for where npu_bridge is not installed.
+    """
+    found = device != 'cpu' and importlib.util.find_spec('npu_bridge') is not None
+    if device == 'npu' and not found:
+        raise RuntimeError(
+            '--device npu: the Python package npu_bridge is not installed. It comes with CANN '
+            '(TF Adapter): source env.sh on the Ascend server, or use --device cpu'
+        )
+    if device == 'auto' and not found:
+        print('device: cpu (npu_bridge is not installed)', flush=True)
+    return 'npu' if found else 'cpu'
+
+
+def rank() -> tuple[int, int]:
+    """This process's rank and the number of cards, from RANK_ID and RANK_SIZE."""
+    return int(os.environ.get('RANK_ID') or 0), int(os.environ.get('RANK_SIZE') or 1)
+
+
+@contextlib.contextmanager
+def keep_float32(cfg):
+    """Operators made inside stay float32 under mixed precision."""
+    if cfg.get('device', 'cpu') == 'npu':
+        from npu_bridge.estimator.npu import npu_scope
+
+        with npu_scope.keep_dtype_scope():
+            yield
+    else:
+        yield
+
+
+def estimator(model_fn, cfg, model_dir: str):
+    """NPUEstimator on Ascend, tf.estimator.Estimator on CPU, params=cfg."""
+    model_dir = os.path.abspath(model_dir)
+    if cfg.device != 'npu':
+        if rank()[1] > 1:
+            raise ValueError(
+                f'RANK_SIZE={rank()[1]}: several cards need the NPU, this is a CPU run'
+            )
+        return tf.estimator.Estimator(model_fn, model_dir, _cpu_run_config(cfg), dict(cfg))
+    from npu_bridge.npu_init import NPUEstimator
+
+    check_cards()
+    _check_loop(cfg)
+    config = _npu_run_config(cfg, model_dir)
+    return NPUEstimator(model_fn=model_fn, model_dir=model_dir, params=dict(cfg), config=config)
+
+
+def session(cfg) -> tf.Session:
+    """A session on cfg.device, for programs that feed a result back into the next call."""
+    if cfg.device != 'npu':
+        return tf.Session(config=_cpu_session_config())
+    config = _session_config()
+    options = config.graph_options.rewrite_options.custom_optimizers.add(name='NpuOptimizer')
+    options.parameter_map['use_off_line'].b = True
+    options.parameter_map['graph_run_mode'].i = 0  # inference
+    options.parameter_map['precision_mode'].s = cfg.precision_mode.encode()
+    return tf.Session(config=config)
+
+
+def _cpu_session_config():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+
+
+def _cpu_run_config(cfg):
+    return tf.estimator.RunConfig(
+        tf_random_seed=cfg.seed, save_checkpoints_steps=cfg.checkpoint_steps,
+        save_summary_steps=cfg.log_steps, keep_checkpoint_max=cfg.keep_checkpoints,
+        log_step_count_steps=None, session_config=_cpu_session_config(),
+    )  # fmt: skip
+
+
+def _npu_run_config(cfg, model_dir):
+    from npu_bridge.npu_init import NPURunConfig
+
+    settings = dict(
+        model_dir=model_dir, tf_random_seed=cfg.seed, session_config=_session_config(),
+        save_checkpoints_steps=cfg.checkpoint_steps, keep_checkpoint_max=cfg.keep_checkpoints,
+        save_summary_steps=0, log_step_count_steps=cfg.log_steps,
+        iterations_per_loop=cfg.iterations_per_loop, enable_data_pre_proc=True,
+        hcom_parallel=True, enable_small_channel=1, precision_mode=cfg.precision_mode,
+        op_compiler_cache_mode='enable', op_compiler_cache_dir=_folder(model_dir, 'kernel_cache'),
+    )  # fmt: skip
+    if cfg.precision_mode.startswith('allow_mix_precision'):
+        settings['modify_mixlist'] = _mixlist(cfg, model_dir)
+    settings.update(_debug_settings(cfg, os.path.dirname(model_dir)))
+    return NPURunConfig(**known(NPURunConfig, settings))
+
+
+def _session_config():
+    from npu_bridge.npu_init import RewriterConfig
+
+    session = tf.ConfigProto(allow_soft_placement=True)
+    session.graph_options.rewrite_options.remapping = RewriterConfig.OFF
+    session.graph_options.rewrite_options.memory_optimization = RewriterConfig.OFF
+    return session
+
+
+def _debug_settings(cfg, folder):
+    """Run-config values of --over_dump, --data_dump_flag, --profiling and --autotune."""
+    from npu_bridge.npu_init import DumpConfig, ProfilingConfig
+
+    settings = {}
+    if cfg.get('over_dump'):
+        settings['dump_config'] = DumpConfig(
+            enable_dump_debug=True, dump_debug_mode='all',
+            dump_path=_folder(folder, 'overflow_dump'),
+        )  # fmt: skip
+    elif cfg.get('data_dump_flag'):
+        settings['dump_config'] = DumpConfig(
+            enable_dump=True, dump_step=str(cfg.data_dump_step), dump_mode='all',
+            dump_path=_folder(folder, 'data_dump'),
+        )  # fmt: skip
+    if cfg.get('profiling'):
+        options = {
+            'output': _folder(folder, 'profiling'), 'training_trace': 'on', 'task_trace': 'on',
+            'aicpu': 'on', 'fp_point': '', 'bp_point': '',
+        }  # fmt: skip
+        settings['profiling_config'] = ProfilingConfig(
+            enable_profiling=True, profiling_options=json.dumps(options)
+        )
+    if cfg.get('autotune'):
+        settings.update(aoe_mode='2', work_path=_folder(folder, 'autotune'))  # 2: operator tuning
+    return settings
+
+
+def _mixlist(cfg, model_dir):
+    path = os.path.join(_folder(model_dir), 'mixlist.json')
+    lists = {'black-list': {'to-add': list(cfg.black_list), 'to-remove': []}}
+    replace_file(path, json.dumps(lists))
+    return path
+
+
+def known(function, settings: dict) -> dict:
+    """The settings that the installed adapter's signature has; the dropped ones are printed."""
+    names = inspect.signature(function).parameters
+    dropped = sorted(set(settings) - set(names))
+    if dropped:
+        print(f'this npu_bridge has no {", ".join(dropped)}: left out', flush=True)
+    return {key: value for key, value in settings.items() if key in names}
+
+
+def check_cards() -> None:
+    """ValueError where the environment of a run on several cards cannot work."""
+    number, cards = rank()
+    table = os.environ.get('RANK_TABLE_FILE')
+    if cards == 1:
+        return
+    if not table or not os.path.isfile(table):
+        raise ValueError(
+            f'RANK_SIZE={cards} needs RANK_TABLE_FILE, tried {table!r}; the README shows its form'
+        )
+    with open(table) as f:
+        servers = json.load(f)['server_list']
+    ids = sorted(int(device['rank_id']) for server in servers for device in server['device'])
+    if ids != list(range(cards)) or not 0 <= number < cards:
+        raise ValueError(f'{table} lists ranks {ids}, expected 0..{cards - 1} (RANK_ID={number})')
+
+
+def _check_loop(cfg):
+    for key in ('checkpoint_steps', 'log_steps', 'train_steps'):
+        if cfg[key] % cfg.iterations_per_loop:
+            raise ValueError(
+                f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
+                f'{cfg.iterations_per_loop} on the NPU'
+            )
+
+
+def wrap_optimizer(optimizer, cfg):
+    """The optimizer with gradient averaging over cards and loss scaling on the NPU, as it is on
+    CPU.
+
+    Call it outside every control-dependency scope: the loss-scale variables may not depend on
+    anything.
+    """
+    if cfg.get('device', 'cpu') != 'npu':
+        return optimizer
+    from npu_bridge import npu_init as npu
+
+    cards = rank()[1]
+    optimizer = npu.npu_tf_optimizer(optimizer) if cards > 1 else optimizer
+    if cfg.loss_scale == 'none':
+        return optimizer
+    if cfg.loss_scale == 'dynamic':  # the zoo's usual values (ascend ports, 100 of 125 uses)
+        manager = npu.ExponentialUpdateLossScaleManager(
+            init_loss_scale=2**32,
+            incr_every_n_steps=1000,
+            decr_every_n_nan_or_inf=2,
+            decr_ratio=0.5,
+        )
+    else:
+        manager = npu.FixedLossScaleManager(loss_scale=float(cfg.loss_scale))
+    tf.identity(manager.get_loss_scale(), name='progress_loss_scale')
+    return npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=cards > 1)
+
+
+class ProgressHook(tf.train.SessionRunHook):
+    """Prints step, loss, speed and remaining time; measures throughput without the first interval.
+
+    The first interval holds graph compilation, minutes on the NPU. `fps` is None until a second one
+    has ended. Attempts that do not advance the step (loss-scale overflows) end the run after
+    STALLED of them.
+    """
+
+    def __init__(self, cfg, loss_path: str | None = None):
+        """`loss_path`: a file that gets one loss a line; the graph's loss is named `train_loss`."""
+        self.steps, self.images = cfg.train_steps, cfg.batch_size * rank()[1]
+        left = self.steps - cfg.get('start_step', 0)
+        self.every = max(1, min(cfg.log_steps, left // 3))
+        self.loop = cfg.iterations_per_loop
+        self.loss_path, self.fps, self.last_loss = loss_path, None, None
+
+    def begin(self):
+        """Finds the step, the loss and, on the NPU, the loss scale."""
+        named = tf.get_default_graph().get_tensor_by_name
+        self.fetches = {'step': tf.train.get_global_step(), 'loss': named('train_loss:0')}
+        with contextlib.suppress(KeyError):
+            self.fetches['scale'] = named('progress_loss_scale:0')
+        self.time = self.step = self.start = self.seen = None
+        self.attempts = 0
+
+    def before_run(self, run_context):
+        """Asks for step and loss with every call."""
+        return tf.train.SessionRunArgs(self.fetches)
+
+    def after_run(self, run_context, run_values):
+        """Prints a line every interval."""
+        values, now = run_values.results, time.time()
+        step = int(values['step'])  # of before or after this update: reads are not ordered
+        self.last_loss = float(values['loss'])
+        self.attempts = 0 if self.seen is None or step > self.seen else self.attempts + 1
+        self.seen = step
+        if self.attempts > STALLED:
+            raise RuntimeError(
+                f'{STALLED} steps in a row overflowed at step {step}, loss scale '
+                f'{values.get("scale")}: lower --learning_rate or --loss_scale'
+            )
+        target = self.steps if self.step is None else min(self.step + self.every, self.steps)
+        if self.step is None or step + self.loop >= target:
+            step = int(run_context.session.run(self.fetches['step']))
+            if self.step is None:
+                self.step, self.time = step, now
+            elif step >= target > self.step:
+                self._report(step, now, values.get('scale'))
+
+    def _report(self, step, now, scale):
+        seconds = (now - self.time) / (step - self.step)
+        if self.start is None:
+            self.start = (step, now)
+        else:
+            self.fps = self.images * (step - self.start[0]) / (now - self.start[1])
+        eta = datetime.timedelta(seconds=round(seconds * (self.steps - step)))
+        more = f' loss_scale {float(scale):g}' if scale is not None else ''
+        print(
+            f'step {step}/{self.steps} loss {self.last_loss:.6g} {seconds:.4f} s/step '
+            f'{self.images / seconds:.2f} img/s eta {eta}{more}',
+            flush=True,
+        )
+        if self.loss_path:
+            with open(self.loss_path, 'a') as f:
+                f.write(f'{self.last_loss:.6g}\n')
+        self.step, self.time = step, now
+
+
+def write_result(cfg, folder: str, hook: ProgressHook, accuracy: float | None = None) -> None:
+    """Prints the model-zoo result block and writes `folder`/<CaseName>.log, keys and units of the
+    zoo.
+
+    ActualFPS: images/s over all cards; TrainingTime: ms a step; E2ETrainingTime: s since
+    START_TIME.
+
+    Raises:
+      RuntimeError: no throughput was measured (fewer than two progress intervals).
+    """
+    if hook.fps is None:
+        raise RuntimeError(
+            'no throughput figure: fewer than two progress intervals were run; give '
+            'more --steps than the output folder has already'
+        )
+    seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
+    rows = {
+        'Network': cfg.name, 'RankSize': rank()[1], 'BatchSize': cfg.batch_size,
+        'DeviceType': platform.machine(), 'CaseName': case_name(cfg),
+        'ActualFPS': f'{hook.fps:.2f}', 'TrainingTime': f'{hook.images * 1000 / hook.fps:.2f}',
+    }  # fmt: skip
+    if accuracy is not None:
+        rows['TrainAccuracy'] = f'{accuracy:.4f}'
+    rows.update(ActualLoss=f'{hook.last_loss:.6g}', E2ETrainingTime=seconds)
+    text = ''.join(f'{key} = {value}\n' for key, value in rows.items())
+    replace_file(os.path.join(folder, f'{case_name(cfg)}.log'), text)
+    print('------------------ Final result ------------------')
+    print(f'Final Performance images/sec : {hook.fps:.2f}')
+    if accuracy is not None:
+        print(f'Final Train Accuracy : {accuracy:.4f}')
+    print(f'E2E Training Duration sec : {seconds}', flush=True)
+
+
+def case_name(cfg) -> str:
+    """<Network>[_bindcore]_bs<B>_<cards>p_<acc|perf>, the zoo's name of a run."""
+    bind = '_bindcore' if os.environ.get('BIND_CORE') else ''
+    return f'{cfg.name}{bind}_bs{cfg.batch_size}_{rank()[1]}p_{cfg.case}'
+
+
+def replace_file(path: str, text: str) -> None:
+    """Writes a text file under a temporary name and moves it into place."""
+    with open(f'{path}.tmp', 'w') as f:
+        f.write(text)
+    os.replace(f'{path}.tmp', path)
+
+
+def _folder(*parts):
+    path = os.path.abspath(os.path.join(*parts))
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
+def loss_path(cfg, folder: str) -> str:
+    """`folder`/train_<CaseName>_loss.txt, the zoo's file of one loss a line."""
+    return os.path.join(_folder(folder), f'train_{case_name(cfg)}_loss.txt')

@@ -1,0 +1,248 @@
+"""Scribbles: their file form, their pixels, and a robot that draws them where a mask is wrong
+(Caelles et al. 2018, The 2018 DAVIS Challenge, section 4; MANet section 4).
+
+Own code after the published description; the package davisinteractive (GPL) is not used. A stroke
+is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time': ms}; scribbles are
+{'sequence': name, 'scribbles': [[stroke, ...] of every frame]}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import cv2
+import numpy as np
+from scipy import ndimage, sparse, special
+from scipy.sparse import csgraph
+
+KERNEL, LARGEST, LEAST_NODES, POINTS = 0.2, 16, 4, 1000  # of the evaluation service's robot
+STILL = 0.9  # factor of a radius that leaves nothing
+
+
+def rasterised(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
+    """The strokes' pixels: int32 [T, H, W], -1 where there is none; later strokes lie above.
+
+    Args:
+      scribbles: strokes of every frame. shape: (H, W).
+    """
+    height, width = shape
+    result = np.full((len(scribbles), height, width), -1, np.int32)
+    for labels, strokes in zip(result, scribbles):
+        for stroke in strokes:
+            path = np.asarray(stroke['path'], np.float64).reshape(-1, 2)
+            path = (path * (width - 1, height - 1)).astype(int)
+            for x, y in traced(path):
+                labels[y, x] = stroke['object_id']
+    return result
+
+
+def traced(path: np.ndarray):
+    """(x, y) of the pixels of a path int [n, 2], Bresenham's between its points."""
+    if len(path) == 1:
+        yield tuple(path[0])
+    for start, end in zip(path, path[1:]):
+        step = np.sign(end - start)
+        major = 0 if abs(end[0] - start[0]) > abs(end[1] - start[1]) else 1
+        long, short = abs(end[major] - start[major]), abs(end[1 - major] - start[1 - major])
+        place, error = start.copy(), 2 * short - long
+        for _ in range(long + 1):
+            yield tuple(place)
+            if error >= 0:
+                place[1 - major] += step[1 - major]
+                error -= 2 * long
+            place[major] += step[major]
+            error += 2 * short
+
+
+def read(path: str) -> dict:
+    """A scribble file.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no scribbles, a stroke without path or id, a path
+      outside 0..1.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no scribbles at {os.path.abspath(path)}')
+    with open(path) as f:
+        try:
+            found = json.load(f)
+        except ValueError as error:
+            raise ValueError(f'{path} is no JSON: {error}') from None
+    checked(found, path)
+    return found
+
+
+def checked(found: dict, name: str = 'scribbles') -> None:
+    """ValueError where `found` are no scribbles."""
+    frames = found.get('scribbles') if isinstance(found, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(f, list) for f in frames):
+        raise ValueError(f'{name}: expected {{"scribbles": [strokes of every frame]}}')
+    for t, strokes in enumerate(frames):
+        for stroke in strokes:
+            if not isinstance(stroke, dict) or not {'path', 'object_id'} <= set(stroke):
+                raise ValueError(f'{name}: frame {t}: a stroke needs path and object_id')
+            path = np.asarray(stroke['path'], np.float64)
+            if path.ndim != 2 or path.shape[1] != 2 or not len(path):
+                raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
+            if not ((path >= 0) & (path <= 1)).all():
+                raise ValueError(f'{name}: frame {t}: a path outside 0..1')
+            if not isinstance(stroke['object_id'], int) or stroke['object_id'] < 0:
+                raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
+
+
+def annotated(found: dict) -> list[int]:
+    """Numbers of the frames that have strokes."""
+    return [t for t, strokes in enumerate(found['scribbles']) if strokes]
+
+
+def interact(name: str, truth: np.ndarray, masks: np.ndarray, frame: int, count: int, **kernel):
+    """Scribbles on the errors of one frame.
+
+    Args:
+      name: of the sequence. truth, masks: ids [T, H, W]. frame: number. count: objects.
+      kernel: share and largest radius of the opening, see strokes_of().
+
+    Returns:
+      scribbles of all frames, strokes in `frame` alone.
+    """
+    wrong = truth[frame] != masks[frame]
+    strokes = []
+    for number in range(count + 1):
+        for path in strokes_of(wrong & (truth[frame] == number), **kernel):
+            strokes.append(
+                {'path': path.tolist(), 'object_id': number, 'start_time': 0, 'end_time': 0}
+            )
+    frames = [[] for _ in truth]
+    frames[frame] = strokes
+    return {'sequence': name, 'scribbles': frames, 'annotated_frame': frame}
+
+
+def first(name: str, truth: np.ndarray, count: int, **kernel) -> dict:
+    """Scribbles on the objects of ids [H, W], none on the background: what a human draws first."""
+    found = interact(name, truth[None], np.zeros_like(truth)[None], 0, count, **kernel)
+    return found
+
+
+def strokes_of(region: np.ndarray, kernel: float = KERNEL, largest: float = LARGEST) -> list:
+    """Curves float64 [n, 2] (x, y of 0..1) along the middle of each part of a bool region [H, W].
+
+    Args: kernel: radius of the opening, in halves of the region's root. largest: px.
+    """
+    if not region.any():
+        return []
+    height, width = region.shape
+    opened_ = opened(region, min(kernel * np.sqrt(region.sum()) / 2, largest))
+    skeleton = medial_axis(np.pad(opened_, 1, 'constant'))[1:-1, 1:-1]
+    return [smoothed(path) / (width, height) for path in longest_paths(skeleton)]
+
+
+def opened(region: np.ndarray, radius: float) -> np.ndarray:
+    """Morphological opening by a disk, smaller until something is left."""
+    image = region.astype(np.uint8)
+    while radius > 1:
+        line = np.arange(-radius, radius + 1)
+        disk = (line[:, None] ** 2 + line**2 <= radius**2).astype(np.uint8)
+        anchor = (len(line) // 2,) * 2
+        found = cv2.dilate(cv2.erode(image, disk, anchor=anchor), disk, anchor=anchor)
+        if found.any():
+            return found > 0
+        radius *= STILL
+    return region
+
+
+def _removable() -> np.ndarray:
+    """bool [512]: 3x3 patterns whose centre may go: it joins nothing, and three or more are on."""
+    result = np.zeros(512, bool)
+    eight = np.ones((3, 3))
+    for number in range(512):
+        pattern = (number >> np.arange(9) & 1).reshape(3, 3).astype(bool)
+        without = pattern.copy()
+        without[1, 1] = False
+        same = ndimage.label(pattern, eight)[1] == ndimage.label(without, eight)[1]
+        result[number] = same and pattern.sum() >= 3
+    return result
+
+
+def medial_axis(region: np.ndarray) -> np.ndarray:
+    """Skeleton of a bool region [H, W] that touches no border: pixels go from the outside in, as
+    long as what is left hangs together (Blum 1967).
+
+    Order: distance to the background, pixels of background around, a seeded permutation.
+    """
+    rows, columns = np.nonzero(region)
+    distance = ndimage.distance_transform_edt(region)[rows, columns]
+    around = 9 - ndimage.convolve(region.astype(int), np.ones((3, 3), int), mode='constant')
+    ties = np.random.RandomState(0).permutation(np.arange(len(rows)))
+    order = np.lexsort((ties, around[rows, columns], distance))
+    width = region.shape[1]
+    image = region.astype(np.uint8).ravel().tolist()
+    removable = REMOVABLE.tolist()
+    near = [
+        (dy * width + dx, 1 << (3 * (dy + 1) + dx + 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+    ]
+    places = (rows * width + columns)[order].tolist()
+    for place in places:
+        pattern = 0
+        for step, bit in near:
+            if image[place + step]:
+                pattern |= bit
+        if removable[pattern]:
+            image[place] = 0
+    return np.array(image, bool).reshape(region.shape)
+
+
+REMOVABLE = _removable()
+
+
+def longest_paths(skeleton: np.ndarray) -> list[np.ndarray]:
+    """int [n, 2] (x, y): the longest path, in pixels, through each part of a skeleton."""
+    rows, columns = np.nonzero(skeleton)
+    count = len(rows)
+    numbers = np.full((skeleton.shape[0] + 2, skeleton.shape[1] + 2), -1)
+    numbers[rows + 1, columns + 1] = np.arange(count)
+    starts, ends, weights = [], [], []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        other = numbers[rows + 1 + dy, columns + 1 + dx]
+        there = other >= 0
+        starts.append(np.flatnonzero(there))
+        ends.append(other[there])
+        weights.append(np.full(there.sum(), np.hypot(dy, dx)))
+    edges = [np.concatenate(x) for x in (weights, starts, ends)]
+    graph = sparse.coo_matrix((edges[0], (edges[1], edges[2])), (count, count)).tocsr()
+    tree = csgraph.minimum_spanning_tree(graph)  # every cycle loses its heaviest edge
+    parts = csgraph.connected_components(tree, False)[1]
+    result = []
+    for part in range(parts.max() + 1 if count else 0):
+        members = np.flatnonzero(parts == part)
+        if len(members) >= LEAST_NODES:
+            path = _longest(tree, members[0])
+            result.append(np.stack([columns[path], rows[path]], 1))
+    return result
+
+
+def _longest(tree, start):
+    """Nodes of the longest path of a tree: the farthest from the farthest."""
+    for _ in range(2):
+        order, before = csgraph.breadth_first_order(tree, start, False)
+        hops = {int(start): 0}
+        for node in order[1:]:
+            hops[int(node)] = hops[int(before[node])] + 1
+        most = max(hops.values())
+        origin, start = start, next(n for n in hops if hops[n] == most)
+    path = [start]
+    while path[-1] != origin:
+        path.append(before[path[-1]])
+    return np.array(path[::-1])
+
+
+def smoothed(path: np.ndarray) -> np.ndarray:
+    """A path's pixels as control points of one Bezier curve: float64 [1000, 2], its end first."""
+    count = len(path)
+    if count > POINTS:
+        return path.astype(np.float64)
+    t, k = np.linspace(0, 1, POINTS)[:, None], np.arange(count)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        logs = special.gammaln(count) - special.gammaln(k + 1) - special.gammaln(count - k)
+        share = np.exp(logs + special.xlogy(k, t) + special.xlogy(count - 1 - k, 1 - t))
+    return (share @ path)[::-1]

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Trains on one card (or the CPU) and writes the model zoo's result files; the same file in every model folder.
+#   bash test/train_full_1p.sh --data_path=../data [any flag of train.py]   (--help lists them)
+# Results: test/output/$ASCEND_DEVICE_ID/. A finished run there is moved aside, an unfinished one goes on.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+model=$(basename "$(dirname "$here")")
+case=acc
+[[ $(basename "$0") == *performance* ]] && case=perf
+START_TIME=$(date +%s)
+export START_TIME
+# shellcheck source=/dev/null
+. "$here/../../env.sh"
+
+bind=()
+for flag in "$@"; do
+  case $flag in
+    --bind_core|--bind_core=True|--bind_core=1)  # this rank's eighth of the cores
+      share=$(( $(nproc) / 8 > 0 ? $(nproc) / 8 : 1 ))
+      bind=(taskset -c "$(( RANK_ID * share % $(nproc) ))-$(( (RANK_ID * share + share - 1) % $(nproc) ))")
+      export BIND_CORE=1 ;;
+    --bind_core*) ;;
+    -h|--help) exec "$PYTHON" -m "$model.train" --help ;;
+    *) set -- "$@" "$flag" ;;
+  esac
+  shift
+done
+
+out="$here/output/$ASCEND_DEVICE_ID"
+if [ -f "$out/finished" ]; then
+  mv "$out" "$out.$(date -r "$out/finished" +%Y%m%d_%H%M%S).$$"
+fi
+mkdir -p "$out/ckpt"
+log="$out/train_$ASCEND_DEVICE_ID.log"
+echo "Device ID: $ASCEND_DEVICE_ID"
+"${bind[@]}" "$PYTHON" -m "$model.train" "--case=$case" "--script_dir=$here" "--output_path=$out/ckpt" \
+  "--result_path=$out" "$@" 2>&1 | tee -a "$log"
+touch "$out/finished"
