@@ -5,9 +5,8 @@
 
 Every --scribbles is one more round: JSON in DAVIS's form ({"scribbles": [strokes of every frame]},
 x and y of 0..1, object_id 0 for background in corrections), or a PNG of ids named <frame>.png (255:
-no stroke). A --mask is the first round, dense scribbles on the first frame. Writes masks/,
-overlay.mp4, sheet.png, round<N>.png and session.json; --save_state keeps what a later call goes on
-from with --resume.
+no stroke). A --mask is the first round: the first frame keeps it. Writes masks/, overlay.mp4,
+round<N>.png and session.json; --save_state keeps what a later call goes on from with --resume.
 """
 
 from __future__ import annotations
@@ -28,20 +27,21 @@ SHEET = 8  # pictures of a contact sheet, at most twice as many
 
 
 def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
-    """[(frame, strokes int32 [h, w])] of the arguments, in order; several annotated frames in one
-    file are rounds one after the other.
+    """[(frame, strokes int32 [h, w], mask uint8 [H, W] or None)] of the arguments, in order; if a
+    file has several annotated frames, they are rounds one after the other.
 
     Raises:
       ValueError: no stroke; another number of frames; a mask of another size.
     """
     result = []
     if args.mask:
-        result.append((0, shrunk(picture_of(args.mask, size), cells)))
+        ids = picture_of(args.mask, size)
+        result.append((0, shrunk(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
     for path in args.scribbles:
         if path.lower().endswith('.png'):
             stem = os.path.splitext(os.path.basename(path))[0]
             frame = int(stem) if stem.isdigit() else 0
-            result.append((frame, shrunk(picture_of(path, size), cells)))
+            result.append((frame, shrunk(picture_of(path, size), cells), None))
             continue
         found = robot.read(path)
         frames = robot.annotated(found)
@@ -50,7 +50,7 @@ def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
         if not frames:
             raise ValueError(f'{path} has no stroke')
         for t in frames:
-            result.append((t, robot.rasterised([found['scribbles'][t]], cells)[0]))
+            result.append((t, robot.rasterised([found['scribbles'][t]], cells)[0], None))
     if not result:
         raise ValueError('--scribbles or --mask is needed')
     return result
@@ -136,14 +136,14 @@ def main(argv=None):
         frames = (image for _, image in masks.read_frames(args.input))
         embeddings = session.embedded(network, cfg, frames)
         plays = rounds_of(args, len(names), embeddings.shape[1:3], size)
-        objects = args.num_objects or max(1, *(int(strokes.max()) for _, strokes in plays))
+        objects = args.num_objects or max(1, *(int(strokes.max()) for _, strokes, _ in plays))
         run = session.Session(network, cfg, embeddings, size, objects)
         if args.resume:
             restore(run, args.resume)
         log = []
-        for frame, strokes in plays:
+        for frame, strokes, given in plays:
             start = time.time()
-            found = run.play(strokes, frame)
+            found = run.play(strokes, frame, given)
             log.append({'round': run.rounds, 'frame': frame, 'seconds': time.time() - start})
             draw(args, found, output_path, run.rounds)
             print(f'round {run.rounds}, frame {frame}: {log[-1]["seconds"]:.1f} s', flush=True)

@@ -7,15 +7,13 @@ import tensorflow.compat.v1 as tf
 
 from . import npu
 
-VOID = 255  # label that counts as no loss
-
 
 def losses(outputs: dict, labels: dict, cfg) -> dict:
     """Scalar losses and measures of a batch.
 
     Args:
       outputs: logits float32 [B, h, w, N], those of padded objects far below the others.
-      labels: label int32 [B, S, S], 255 void; step int64 scalar, of the update.
+      labels: label int32 [B, S, S], 255 void, no loss; step int64 scalar, of the update.
 
     Returns:
       total; accuracy, the share of pixels answered right.
@@ -27,7 +25,7 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
         batch, pixels = logits.shape.as_list()[0], size[0] * size[1]
         label = tf.reshape(labels['label'], [batch, pixels])
         logits = tf.reshape(logits, [batch, pixels, -1])
-        shown = tf.not_equal(label, VOID)
+        shown = label < logits.shape.as_list()[-1]  # not void, no object that came later
         errors = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels=tf.where(shown, label, tf.zeros_like(label)), logits=logits
         )

@@ -19,7 +19,7 @@ def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count:
     """Map of the nearest reference cell of each object.
 
     Args:
-      query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference, -1 of no object.
+      query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference; -1, 255: none.
       count: objects, the background included.
 
     Returns:
@@ -30,6 +30,7 @@ def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count:
     with npu.keep_float32(cfg):
         q, r = (tf.reshape(tf.cast(x, tf.float32), [cells, channels]) for x in (query, reference))
         labels = tf.reshape(labels, [cells])
+        labels = tf.where(labels < count, labels, -tf.ones_like(labels))  # void 255
         chunks = max(1, -(-cells * cells // int(CHUNK)))
         size = -(-cells // chunks)
         q = tf.reshape(tf.pad(q, [[0, size * chunks - cells], [0, 0]]), [chunks, size, channels])

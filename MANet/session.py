@@ -137,11 +137,12 @@ class Session:
         self.masks = np.zeros((len(embeddings), *self.size), np.uint8)
         self.nearest, self.local = {}, {}  # {frame: map}; {frame: (round, weight, map)}
 
-    def play(self, strokes: np.ndarray, frame: int) -> np.ndarray:
+    def play(self, strokes: np.ndarray, frame: int, given: np.ndarray | None = None) -> np.ndarray:
         """Masks uint8 [T, H, W] after one more round.
 
         Args:
           strokes: int32 [h, w] at the embeddings' size, -1 where there are none. frame: theirs.
+          given: ids uint8 [H, W], the frame's mask where the user has it; it stays.
 
         Raises:
           ValueError: no strokes, an id that is not of the video, a frame outside it.
@@ -155,6 +156,8 @@ class Session:
         first = self.rounds == 0
         self.rounds += 1
         self._annotate(strokes, frame, first)
+        if given is not None:
+            self.masks[frame] = given
         labels = rough_region(strokes, self.cfg.roi) if first else strokes
         count = len(self.embeddings)
         for order in (range(frame + 1, count), range(frame - 1, -1, -1)):

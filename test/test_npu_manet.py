@@ -13,8 +13,8 @@ import tensorflow.compat.v1 as tf
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = dict(
-    channels=0.05, blocks=[1, 1, 1, 1], size=48, max_distance=2, cycle=2, log_steps=2,
-    checkpoint_steps=2, workers=1, test_height=48, test_width=80, interactions=1,
+    channels=0.05, blocks=[1, 1, 1, 1], size=32, max_distance=2, cycle=1, log_steps=2,
+    checkpoint_steps=2, workers=1, test_height=32, test_width=48, interactions=1,
 )  # fmt: skip
 SMALL = ['--batch_size=2'] + [f'--set={k}={v}' for k, v in SETTINGS.items()]
 
@@ -46,11 +46,11 @@ def test_both_stages_and_rounds(drawn, tmp_path):
     assert found['mixlist'] == {'black-list': {'to-add': ['ReduceSumD'], 'to-remove': []}}
     assert found['loss_scale'] == 64 and found['keep_dtype_ops'] > 200
     done = run(
-        tmp_path, *flags, '--preset=smoke_stage2', f'--init_from={tmp_path}/one', '--steps=4',
+        tmp_path, *flags, '--preset=smoke_stage2', f'--init_from={tmp_path}/one', '--steps=2',
         f'--output_path={tmp_path}/two', '--loss_scale=8',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    assert tf.train.latest_checkpoint(str(tmp_path / 'two')).endswith('model.ckpt-4')
+    assert tf.train.latest_checkpoint(str(tmp_path / 'two')).endswith('model.ckpt-2')
     done = run(
         tmp_path, f'--data_path={drawn["davis2017"]}', f'--checkpoint={tmp_path}/two',
         f'--output_path={tmp_path}/out', '--sequences=drawn-x', module='MANet.evaluate',
