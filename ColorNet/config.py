@@ -16,7 +16,6 @@ from easydict import EasyDict
 
 PRESETS = ('full', 'dul', 'performance', 'smoke')
 STRIDES = [39, 34, 30, 26, 23, 20, 18, 16, 14, 12, *range(10, 0, -1)]  # frames back (PT)
-
 HEAD = dict(radius=25.0, context=list(range(20, 0, -1)))  # label propagation of later commits
 
 
@@ -114,6 +113,11 @@ def _smoke():
     )  # fmt: skip
 
 
+def _is_range(value):
+    numbers = all(type(v) in (int, float) for v in value)
+    return numbers and len(value) == 2 and 0 <= value[0] < value[1] <= 1
+
+
 CHECKS = {  # keys of the original's JSON: type and what is allowed
     'exp': (str, lambda v: True), 'first_kernal_size': (int, lambda v: v in (3, 5, 7)),
     'color_mode': (str, lambda v: v in ('LAB', 'RGB', 'AB')), 'is_dul': (bool, lambda v: True),
@@ -121,7 +125,7 @@ CHECKS = {  # keys of the original's JSON: type and what is allowed
     'is_liquid': (bool, lambda v: True), 'is_edge': (bool, lambda v: True),
     'is_neg': (bool, lambda v: True), 'space_consistency': (bool, lambda v: True),
     'is_labclip': (bool, lambda v: True),
-    'ohem_range': (list, lambda v: len(v) == 2 and 0 <= v[0] < v[1] <= 1),
+    'ohem_range': (list, _is_range),
     'model_size': (str, lambda v: v in ('S', 'M', 'L')), 'TEMP': (int, lambda v: v > 0),
     'is_cos_lr': (bool, lambda v: True), 'video_len': (int, lambda v: v >= 2),
 }  # fmt: skip

@@ -26,6 +26,7 @@ from common import davis, masks, processes, youtube_vos
 
 from . import augment, npu, views
 from .losses import ANCHORS, CROSS
+from .model import has_dul
 
 FILE_LIST = os.path.join('filelists', 'train_ytvos.txt')
 CHECKED = 64  # clips outside training
@@ -54,7 +55,7 @@ def signature(cfg):
             target=[count, cells, 64, 3], range=[4], weight=[count, cells, 64],
             index=[count, cells],
         )  # fmt: skip
-    if cfg.is_dul or cfg.model_size == 'DUL':
+    if has_dul(cfg):
         shapes[0].update(dul1=frames, dul2=frames)
         shapes[1].update(
             align=[count, cells], inside=[count, cells], anchor=[ANCHORS**2], cross=[CROSS**2]
@@ -207,7 +208,7 @@ def sample(frames: list[str], cfg, draws) -> tuple[dict, dict]:
     features, labels = {}, {}
     if cfg.model_size != 'DUL':
         colour_branch(images, liquid, cfg, draws, features, labels)
-    if cfg.is_dul or cfg.model_size == 'DUL':
+    if has_dul(cfg):
         dul_branch(plain, cfg, draws, features, labels)
     return features, labels
 

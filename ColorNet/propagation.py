@@ -202,8 +202,10 @@ def propagate(network, cfg, frames: Iterator[np.ndarray], given: dict) -> Iterat
             shown.update(new)
         if starts:
             memory[t] = query, labels
-        _forget(memory, starts, t, cfg)
-        yield _written(labels, ids, image.shape[:2], given.get(t), new)
+            _forget(memory, starts, t, cfg)
+            yield _written(labels, ids, image.shape[:2], given.get(t), new)
+        else:
+            yield np.zeros(image.shape[:2], np.uint8)
 
 
 def _described(features, cfg, frames):
@@ -254,8 +256,6 @@ def _forget(memory, starts, t, cfg):
 
 def _written(labels, ids, shape, given, new):
     """Ids uint8 [H, W] of soft labels; new objects as given."""
-    if labels.shape[-1] != len(ids):
-        return np.zeros(shape, np.uint8)
     found = np.array(ids, np.uint8)[resized(labels, shape).argmax(-1)]
     if new:
         found = np.where(np.isin(found, new), 0, found)

@@ -35,7 +35,6 @@ def _full():
     return dict(
         name='MANet',                # the model's folder, first word of CaseName
         # data
-        dataset='davis',             # DAVIS 2017
         size=416,                    # px, side of the training pictures (PT)
         scales=[0.75, 1.0, 1.25],    # of the frames before the crop (PT)
         flip=0.5,                    # probability of mirroring (PT)
@@ -47,7 +46,6 @@ def _full():
         channels=1.0,                # factor on all channels
         blocks=[3, 4, 23, 3],        # bottlenecks of layer1..layer4 (ResNet-101)
         max_distance=12,             # cells of the halved map, local matching (PT)
-        neighbours=1,                # of the global matching (PT KNNS)
         bn_decay=0.9,                # moving statistics of DeepLab (PT momentum 0.1)
         head_decay=0.9997,           # of embedding and heads (PT 0.0003): needs over 10k updates
         # training

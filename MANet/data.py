@@ -67,17 +67,18 @@ def readers(cfg):
 def examples(cfg, first: int, step: int, training: bool):
     """Examples number first, first + step, ..., in order."""
     stop = None if training else first + CHECKED * step
-    jobs = ((n, training, _state(cfg, n)) for n in itertools.islice(itertools.count(), first, stop,
-                                                                     step))  # fmt: skip
+    numbers = itertools.islice(itertools.count(), first, stop, step)
+    named = ((n, _sequence(cfg, n)) for n in numbers)
+    jobs = ((n, training, name, _state(cfg, name)) for n, name in named)
     if training and processes.running():
         yield from processes.results(jobs)
     else:
         yield from (_made(cfg, *job) for job in jobs)
 
 
-def _state(cfg, number):
+def _state(cfg, name):
     """What a round of scribbles says of the example's sequence: plain values, for the readers."""
-    return (cfg.get('annotations') or {}).get(_sequence(cfg, number))
+    return (cfg.get('annotations') or {}).get(name)
 
 
 def _sequence(cfg, number):
@@ -87,10 +88,9 @@ def _sequence(cfg, number):
     return cfg.examples[int(order[number % count])]
 
 
-def _made(cfg, number, training, state):
+def _made(cfg, number, training, name, state):
     seed = (cfg.seed * 2 + (not training)) % 2**31
     draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
-    name = _sequence(cfg, number)
     if cfg.stage == 1:
         return triple(cfg.data_path, name, cfg, draws)
     return annotated(cfg.data_path, name, state, cfg, draws)

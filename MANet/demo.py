@@ -36,12 +36,12 @@ def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
     result = []
     if args.mask:
         ids = picture_of(args.mask, size)
-        result.append((0, shrunk(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
+        result.append((0, session.nearest(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
     for path in args.scribbles:
         if path.lower().endswith('.png'):
             stem = os.path.splitext(os.path.basename(path))[0]
             frame = int(stem) if stem.isdigit() else 0
-            result.append((frame, shrunk(picture_of(path, size), cells), None))
+            result.append((frame, session.nearest(picture_of(path, size), cells), None))
             continue
         found = robot.read(path)
         frames = robot.annotated(found)
@@ -64,12 +64,6 @@ def picture_of(path: str, size) -> np.ndarray:
             f'{path} is {found.shape[1]}x{found.shape[0]}, the frames are {size[1]}x{size[0]}'
         )
     return np.where(found == 255, -1, found).astype(np.int32)
-
-
-def shrunk(labels: np.ndarray, cells) -> np.ndarray:
-    """int32 [h, w] of labels [H, W], nearest."""
-    rows, columns = (np.arange(n) * s // n for n, s in zip(cells, labels.shape))
-    return labels[rows[:, None], columns]
 
 
 def draw(args, found: np.ndarray, output_path: str, number: int) -> None:

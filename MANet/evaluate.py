@@ -4,7 +4,7 @@ each corrected by a robot on the worst frame, J over time (Caelles et al. 2018; 
     python -m MANet.evaluate --data_path=DAVIS --checkpoint=stage2 --output_path=results --overlay
 
 Samples are the files of DAVIS/Scribbles/<sequence>; where there are none the robot draws the first
-scribbles on the first frame that shows all objects. Writes result.csv (the columns of
+scribbles on the first frame that shows most objects. Writes result.csv (the columns of
 davisinteractive), summary.json (AUC, J at 60 s, the curve), curve.png, rounds.csv (J and F a
 round), and with --save_masks the masks. --backend=davisinteractive lets that package play
 evaluator (see the README for its installation).
@@ -33,7 +33,7 @@ from .config import get_config
 COLUMNS = ('session_id', 'sequence', 'scribble_idx', 'interaction', 'object_id', 'frame',
            'jaccard', 'contour', 'j_and_f', 'timing')  # fmt: skip
 AT = 60  # s, of the score "J at 60 s"
-METRICS = {'J': 'jaccard', 'F': 'contour', 'J_AND_F': 'j_and_f'}
+METRICS = ('J', 'F', 'J_AND_F')  # what the service may ask for
 
 
 def samples(root: str, name: str, count: int) -> list[tuple[int, dict]]:
@@ -108,7 +108,7 @@ def evaluate_sample(run, truth, name: str, first: dict, cfg, clock=time.time):
     count, used, rows = run.count - 1, [], []
     start, scribbles = clock(), first
     budget = cfg.seconds * cfg.interactions * count
-    which = list(METRICS).index(cfg.metric)
+    which = METRICS.index(cfg.metric)
     for number in range(1, cfg.interactions + 1):
         began = clock()
         found = play(run, scribbles) if robot.annotated(scribbles) else run.masks
@@ -129,7 +129,7 @@ def curve(found: dict, cfg) -> dict:
 
     A sample that ended early keeps its last scores, at no time; objects weigh equally.
     """
-    which = list(METRICS).index(cfg.metric)
+    which = METRICS.index(cfg.metric)
     means, times = [], []
     for number in range(cfg.interactions):
         values, spent = [], []
@@ -152,14 +152,14 @@ def curve(found: dict, cfg) -> dict:
     }  # fmt: skip
 
 
-def table(found: dict, session_id: str) -> list[tuple]:
+def table(found: dict) -> list[tuple]:
     """Rows of davisinteractive's csv."""
     result = []
     for (name, number), (_, rows) in found.items():
         for interaction, timing, scores in rows:
             for frame, k in np.ndindex(*scores.shape[:2]):
                 j, f = scores[frame, k]
-                result.append((session_id, name, number, interaction, k + 1, frame, j, f,
+                result.append(('local', name, number, interaction, k + 1, frame, j, f,
                                (j + f) / 2, timing))  # fmt: skip
     return result
 
@@ -177,7 +177,7 @@ def write(found: dict, cfg, output_path: str) -> dict:
     """Writes result.csv, summary.json, rounds.csv and curve.png; returns the summary."""
     summary = curve(found, cfg)
     npu.replace_file(os.path.join(output_path, 'result.csv'),
-                     text_of(table(found, cfg.get('session_id', 'local')), COLUMNS))  # fmt: skip
+                     text_of(table(found), COLUMNS))  # fmt: skip
     rounds = []
     for number in range(1, cfg.interactions + 1):
         scores = [row[2].mean(0) for _, rows in found.values() for row in rows if row[0] == number]
@@ -246,6 +246,8 @@ def sequence(network, cfg, root: str, name: str, count: int, output_path: str, a
 
 def run(args, cfg) -> dict:
     """Evaluates a split; returns the summary."""
+    if cfg.metric not in METRICS:
+        raise ValueError(f'metric={cfg.metric}: known are {", ".join(METRICS)}')
     root = davis.resolve(cli.data_root(args, cfg))
     counts = data.instances(root, args.split)
     names = args.sequences.split(',') if args.sequences else sorted(counts)

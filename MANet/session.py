@@ -111,6 +111,12 @@ def network_size(image: np.ndarray, cfg) -> np.ndarray:
     return cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+def nearest(labels: np.ndarray, size) -> np.ndarray:
+    """int32 [h, w] of labels [H, W], size (h, w): the cell floor(i H / h), as PyTorch's."""
+    rows, columns = (np.arange(n) * s // n for n, s in zip(size, labels.shape))
+    return labels[rows[:, None], columns].astype(np.int32)
+
+
 def rough_region(strokes: np.ndarray, reach: int) -> np.ndarray:
     """Strokes int32 [h, w] of a first round with background, 0, wherever it is far from any: beyond
     `reach` cells around their box, whose last row and column count as outside (test.py)."""
@@ -180,18 +186,18 @@ class Session:
             query=self.embeddings[t], reference=self.embeddings[frame],
             previous=self.embeddings[before], labels=labels, mask=mask,
         )  # fmt: skip
-        nearest, local = self.network('match', self.count, self.cells, values)
-        self.nearest[t] = nearest = np.minimum(self.nearest.get(t, 1), nearest)
+        found, local = self.network('match', self.count, self.cells, values)
+        self.nearest[t] = np.minimum(self.nearest.get(t, 1), found)
         last, weight = self.local.get(t), 1 / abs(t - frame)
         self.local[t] = self.rounds, weight, local
         if last and last[0] == self.rounds - 1 and weight <= last[1]:
             local = last[2]  # nearer to that round's annotation
-        values = {'embedding': self.embeddings[t], 'global': nearest, 'local': local, 'mask': mask}
+        values = {'embedding': self.embeddings[t], 'global': self.nearest[t], 'local': local,
+                  'mask': mask}  # fmt: skip
         self.masks[t] = self._mask(self.network('propagate', self.count, self.cells, values))
 
     def _cells_of(self, t):
-        rows, columns = (np.arange(n) * s // n for n, s in zip(self.cells, self.size))
-        return self.masks[t][rows[:, None], columns].astype(np.int32)
+        return nearest(self.masks[t], self.cells)
 
     def _mask(self, logits):
         return enlarged(logits, self.size).argmax(-1).astype(np.uint8)
@@ -257,30 +263,24 @@ def _corrected(network, cfg, name, state, draws, second):
     chosen = [masks.read_image(frames[k]).astype(np.float32) for k in (reference, t, t + 1)]
     pictures = [cv2.resize(x, square, interpolation=cv2.INTER_CUBIC) for x in chosen]
     labels = [
-        _resized(x, square) for x in (strokes, *(masks.read_mask(truth[k]) for k in (t, t + 1)))
+        nearest(x, square) for x in (strokes, *(masks.read_mask(truth[k]) for k in (t, t + 1)))
     ]
     embeddings = network('embed', 3, square, {'image': np.stack(pictures)})
     cells = embeddings.shape[1:3]
     given = rough_region(labels[0], REACH) if state is None else labels[0]
-    given, mask = (_resized(x, cells[::-1]) for x in (given, roughened(labels[1], draws)))
+    given, mask = (nearest(x, cells) for x in (given, roughened(labels[1], draws)))
     values = dict(query=embeddings[2], reference=embeddings[0], previous=embeddings[1],
                   labels=given, mask=mask)  # fmt: skip
-    nearest, local = network('match', count + 1, cells, values)
-    values = {'embedding': embeddings[2], 'global': nearest, 'local': local, 'mask': mask}
+    global_, local = network('match', count + 1, cells, values)
+    values = {'embedding': embeddings[2], 'global': global_, 'local': local, 'mask': mask}
     logits = network('propagate', count + 1, cells, values)
     found = data.damaged(enlarged(logits, square).argmax(-1).astype(np.int32), second)
     shape = strokes.shape
     drawn = robot.interact(name, labels[2][None], found[None], 0, count, kernel=KERNEL)
     drawn = robot.rasterised(drawn['scribbles'], shape)[0]
     if (drawn == -1).all():  # nothing to correct
-        return reference, strokes, _resized(masks.read_mask(truth[reference]), shape[::-1])
-    return t + 1, drawn, _resized(found, shape[::-1])
-
-
-def _resized(labels, size):
-    """int32 [h, w] of another, size (w, h), nearest as PyTorch's."""
-    rows, columns = (np.arange(n) * s // n for n, s in zip(size[::-1], labels.shape))
-    return labels[rows[:, None], columns].astype(np.int32)
+        return reference, strokes, nearest(masks.read_mask(truth[reference]), shape)
+    return t + 1, drawn, nearest(found, shape)
 
 
 def roughened(label: np.ndarray, draws) -> np.ndarray:

@@ -119,8 +119,7 @@ def load_sets(crops: dict, cfg) -> list[dict]:
         path = os.path.join(crops[name], file_name)
         if not os.path.isfile(path):
             raise FileNotFoundError(f'no {path}; `python -m SiamMask.prepare` writes it')
-        with open(path) as f:
-            videos = [v for v in map(_video, json.load(f).items()) if v[1]]
+        videos = _videos(path, os.stat(path).st_mtime_ns)
         if not videos:
             raise ValueError(f'{path} has no boxes')
         result.append(
@@ -129,6 +128,12 @@ def load_sets(crops: dict, cfg) -> list[dict]:
         )  # fmt: skip
         start += len(videos)
     return result
+
+
+@functools.lru_cache(maxsize=8)  # lists of a million boxes: readers and generator share them
+def _videos(path, _changed):
+    with open(path) as f:
+        return [v for v in map(_video, json.load(f).items()) if v[1]]
 
 
 def _video(item):

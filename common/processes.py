@@ -28,7 +28,7 @@ def readers(task, count: int):
     session, whose threads do not outlive a fork.
 
     Args:
-      task: function of what results() is given, picklable; what it returns is pickled.
+      task: function of what results() is given; that and what it returns are pickled.
     """
     global _TASK, _POOL, _COUNT
     _TASK, _COUNT = task, count

@@ -76,7 +76,6 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
         return found
 
     run = session.Session(watched, cfg, e, SIZE, 2)
-    cfg.roi = 10**6  # the recorder gives the strokes as they are
     run._mask = lambda logits: None
     masks = [discs(n).astype(np.uint8) for n in range(3)]
 
@@ -86,7 +85,7 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
 
     run.masks = Given(masks)
     original = session.rough_region
-    session.rough_region = lambda labels, reach: labels
+    session.rough_region = lambda labels, reach: labels  # the recorder gives strokes as they are
     try:
         for number, frame in ROUNDS:
             answers.clear()
