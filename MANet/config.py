@@ -1,16 +1,16 @@
 """Settings of MANet: one flat table a preset, one commented line a value.
 
-Sources: PT = lightas/CVPR2020_MANet (the official code), PD = PaddleVideo's port. `full` is stage 1
-(embedding and propagation head), `stage2` the interaction head that follows it, `performance` a
-short timed `full`, `smoke` and `smoke_stage2` a narrow network that a laptop trains from scratch in
-minutes. Any value is set with `--set name=value`.
+Sources: PT = lightas/CVPR2020_MANet (the official code), PD = PaddleVideo's port. `full` trains
+stage 1 (embedding and propagation head), then stage 2 (interaction head); `stage1` and `stage2` are
+one of them, `performance` a short timed `stage1`, `smoke` both stages of a narrow network that a
+laptop trains from scratch in minutes. Any value is set with `--set name=value`.
 """
 
 from __future__ import annotations
 
 from easydict import EasyDict
 
-PRESETS = ('full', 'stage2', 'performance', 'smoke', 'smoke_stage2')
+PRESETS = ('full', 'stage1', 'stage2', 'performance', 'smoke')
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -22,10 +22,7 @@ def get_config(preset: str = 'full') -> EasyDict:
     if preset not in PRESETS:
         raise ValueError(f'no preset {preset!r}; there are {", ".join(PRESETS)}')
     cfg = EasyDict(_full())
-    changes = {
-        'stage2': _stage2, 'performance': _performance, 'smoke': _smoke,
-        'smoke_stage2': lambda: {**_stage2(), **_smoke(), **_smoke_stage2()},
-    }  # fmt: skip
+    changes = {'stage1': _stage1, 'stage2': _stage2, 'performance': _performance, 'smoke': _smoke}
     cfg.update(changes.get(preset, dict)())
     cfg.preset = preset
     return cfg
@@ -35,10 +32,11 @@ def _full():
     return dict(
         name='MANet',                # the model's folder, first word of CaseName
         # data
+        height=0,                    # px that frames are first brought to; 0: as they are (PT)
         size=416,                    # px, side of the training pictures (PT)
         scales=[0.75, 1.0, 1.25],    # of the frames before the crop (PT)
         flip=0.5,                    # probability of mirroring (PT)
-        tries=5,                     # crops drawn until one shows an object (PT; stage 2: no end)
+        tries=5,                     # crops drawn until one shows an object (PT; see data.changed)
         damage=True,                 # previous masks moved, scaled and turned (PT)
         objects=0,                   # padded number of objects a sample; 0: of the data
         workers=4,                   # reader processes
@@ -46,24 +44,26 @@ def _full():
         channels=1.0,                # factor on all channels
         blocks=[3, 4, 23, 3],        # bottlenecks of layer1..layer4 (ResNet-101)
         max_distance=12,             # cells of the halved map, local matching (PT)
+        neighbours=1,                # cells whose mean distance is the global map (PT KNNS)
         bn_decay=0.9,                # moving statistics of DeepLab (PT momentum 0.1)
         head_decay=0.9997,           # of embedding and heads (PT 0.0003): needs over 10k updates
         # training
-        stage=1,                     # 1: embedding and propagation; 2: interaction head alone
+        stage1_steps=101000,         # updates of embedding and propagation head (PT); then stage 2
         batch_size=2,                # sequences a card a step (PT)
         train_epochs=0,              # passes over the sequences, instead of train_steps
-        train_steps=101000,          # updates (PT)
+        train_steps=201001,          # updates of both stages (PT 100,001 of stage 2)
         learning_rate=7e-4,          # SGD (PT)
         power=0.9,                   # of the falling rate (PT)
         group0_only=True,            # the rate falls for DeepLab alone, as in PT
         momentum=0.9,                # (PT)
-        nesterov=True,               # (PT; stage 2 without)
+        nesterov=True,               # (PT; stage 1 alone)
         weight_decay=4e-5,           # of everything (PT)
-        clip=5.0,                    # global norm of the gradients (PT; stage 2: 0, none)
+        clip=5.0,                    # global norm of the gradients (PT; stage 1 alone)
         hardest=0.15,                # share of the pixels that count in the end (PT)
         mining_steps=50000,          # updates until then (PT)
         cycle=900,                   # stage 2: updates a round of scribbles (PT 30 epochs of 30)
         rounds=3,                    # stage 2: rounds a cycle (PT)
+        true_result=True,            # stage 2: corrects the network's masks, not damaged truth (PT)
         # rounds
         test_height=480,             # px (PT: 480x854 of every video)
         test_width=854,              # px; 0: from the frame's aspect
@@ -84,8 +84,12 @@ def _full():
     )
 
 
+def _stage1():  # train_stage1.py
+    return dict(train_steps=101000)
+
+
 def _stage2():  # train_stage2.py, from the last checkpoint of stage 1
-    return dict(stage=2, nesterov=False, clip=0.0, tries=0, train_steps=100001)
+    return dict(stage1_steps=0, train_steps=100001)
 
 
 def _performance():
@@ -94,12 +98,8 @@ def _performance():
 
 def _smoke():
     return dict(
-        channels=0.125, blocks=[1, 1, 2, 1], size=112, batch_size=4, train_steps=200,
-        learning_rate=0.02, bn_decay=0.9, head_decay=0.9, group0_only=False, mining_steps=200,
-        cycle=20, max_distance=6, test_height=120, test_width=214, roi=5, workers=2,
-        log_steps=10, checkpoint_steps=50, keep_checkpoints=2,
+        channels=0.125, blocks=[1, 1, 2, 1], height=120, size=112, batch_size=4, stage1_steps=200,
+        train_steps=380, learning_rate=0.02, bn_decay=0.9, head_decay=0.9, group0_only=False,
+        mining_steps=200, cycle=20, max_distance=6, test_height=120, test_width=214, roi=5,
+        workers=2, log_steps=10, checkpoint_steps=50, keep_checkpoints=2,
     )  # fmt: skip
-
-
-def _smoke_stage2():
-    return dict(train_steps=180)

@@ -111,7 +111,7 @@ def main(argv=None):
     flags.add_argument('--output', required=True, help='prefix, such as published/model.ckpt')
     args = flags.parse_args(argv)
     kind, arrays, left_out = convert(weights.read(args.source))
-    cfg = get_config('stage2') if kind == 'official' else None
+    cfg = get_config() if kind == 'official' else None
     prefix = write(arrays, args.output, cfg)
     count = sum(a.size for a in arrays.values())
     counted = [n for n in left_out if not n.endswith('num_batches_tracked')]

@@ -27,6 +27,8 @@ from . import npu, robot
 
 SHIFT, SCALE, TURN = 0.05, 0.025, 3.0  # share of the size, share, degrees (mask_damaging.py)
 CHECKED = 32  # examples outside training
+ENDLESS = 1000  # crops of a frame with first scribbles, at most (PT: no end)
+REDRAWN = 20  # times the frames, references drawn until one shows all objects (PT: no end)
 INSTANCES = '{}_instances.txt'  # in ImageSets/2017; the split's letters joined by _ (PT)
 
 
@@ -69,7 +71,7 @@ def examples(cfg, first: int, step: int, training: bool):
     stop = None if training else first + CHECKED * step
     numbers = itertools.islice(itertools.count(), first, stop, step)
     named = ((n, _sequence(cfg, n)) for n in numbers)
-    jobs = ((n, training, name, _state(cfg, name)) for n, name in named)
+    jobs = ((n, training, name, cfg.stage, _state(cfg, name)) for n, name in named)
     if training and processes.running():
         yield from processes.results(jobs)
     else:
@@ -88,12 +90,12 @@ def _sequence(cfg, number):
     return cfg.examples[int(order[number % count])]
 
 
-def _made(cfg, number, training, name, state):
+def _made(cfg, number, training, name, stage, state):
     seed = (cfg.seed * 2 + (not training)) % 2**31
     draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
-    if cfg.stage == 1:
-        return triple(cfg.data_path, name, cfg, draws)
-    return annotated(cfg.data_path, name, state, cfg, draws)
+    if stage == 1:
+        return triple(name, cfg, draws)
+    return annotated(name, state, cfg, draws)
 
 
 def instances(root: str, split: str) -> dict:
@@ -117,7 +119,7 @@ def instances(root: str, split: str) -> dict:
     return found
 
 
-def triple(root: str, name: str, cfg, draws) -> tuple[dict, dict]:
+def triple(name: str, cfg, draws) -> tuple[dict, dict]:
     """A frame, the one before, and a reference frame that shows all objects, cut and damaged.
 
     Returns:
@@ -127,21 +129,24 @@ def triple(root: str, name: str, cfg, draws) -> tuple[dict, dict]:
       ValueError: a sequence of fewer than three frames.
     """
     uniform, second = draws
-    frames, truth = davis.frames(root, name), davis.masks(root, name)
+    frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
     if len(frames) < 3:
         raise ValueError(f'{name} has {len(frames)} frames, training takes three')
-    t = uniform.randrange(len(frames) - 1)
-    wanted = set(range(1, cfg.counts[name] + 1))
-    others = [k for k in range(len(frames)) if k not in (t, t + 1)]
-    uniform.shuffle(others)
-    reference = others[0]
-    for reference in others:
-        if wanted <= set(np.unique(masks.read_mask(truth[reference])).tolist()):
+    t = int(second.randint(0, len(frames) - 1))
+    for _ in range(REDRAWN * len(frames)):
+        reference = int(second.randint(0, len(frames)))
+        if reference in (t, t + 1):
+            continue
+        shown = np.unique(masks.read_mask(truth[reference])).tolist()
+        if set(range(1, cfg.counts[name] + 1)) <= set(shown):
             break
+    else:  # no frame shows all
+        reference = next(k for k in range(len(frames)) if k not in (t, t + 1))
     chosen = (reference, t, t + 1)
     pictures = [masks.read_image(frames[k]).astype(np.float32) for k in chosen]
     labels = [masks.read_mask(truth[k]).astype(np.int32) for k in chosen]
-    pictures, labels = changed(pictures, labels, cfg, draws)
+    pictures, labels = _sized(pictures, labels, frame_size(labels[0].shape, cfg)[::-1])
+    pictures, labels = changed(pictures, labels, cfg, draws, cfg.tries)
     previous = damaged(labels[1], second) if cfg.damage else labels[1]
     features = {
         'images': np.stack(pictures), 'reference': labels[0], 'previous': previous,
@@ -150,21 +155,24 @@ def triple(root: str, name: str, cfg, draws) -> tuple[dict, dict]:
     return features, {'label': labels[2]}
 
 
-def annotated(root: str, name: str, state, cfg, draws) -> tuple[dict, dict]:
+def annotated(name: str, state, cfg, draws) -> tuple[dict, dict]:
     """A frame with scribbles: human ones in a first round (state None), else those of the round.
 
     Args:
       state: (frame, strokes int32 [H, W], mask of the round before uint8 [H, W]) or None.
     """
-    frames, truth = davis.frames(root, name), davis.masks(root, name)
+    frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
     if state is None:
-        t, strokes = first_strokes(root, name, cfg.counts[name], draws[0])
+        t, strokes = first_strokes(name, cfg, draws[0])
         before = np.zeros(strokes.shape, np.int32)
     else:
         t, strokes, before = state
     picture = masks.read_image(frames[t]).astype(np.float32)
-    labels = [np.asarray(x, np.int32) for x in (strokes, before, masks.read_mask(truth[t]))]
-    (picture,), labels = changed([picture], labels, cfg, draws)
+    label = masks.read_mask(truth[t]).astype(np.int32)
+    (picture,), (label,) = _sized([picture], [label], strokes.shape[::-1])
+    labels = [np.asarray(x, np.int32) for x in (strokes, before, label)]
+    tries = ENDLESS if state is None else 2 * cfg.tries
+    (picture,), labels = changed([picture], labels, cfg, draws, tries)
     features = {
         'images': picture[None], 'strokes': labels[0], 'previous': labels[1],
         'there': _there(cfg, name),
@@ -176,14 +184,20 @@ def _there(cfg, name):
     return (np.arange(cfg.objects + 1) <= cfg.counts[name]).astype(np.float32)
 
 
-def first_strokes(root: str, name: str, count: int, uniform):
-    """(frame, strokes int32 [H, W]): one of the human scribbles, else the robot's on the objects of
-    a random frame."""
-    paths = sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
-    truth = davis.masks(root, name)
-    shape = masks.read_mask(truth[0]).shape
+def frame_size(shape, cfg) -> tuple[int, int]:
+    """(H, W) that training brings frames of [H, W] to, cfg.height high."""
+    height, width = shape[:2]
+    return (cfg.height, round(width * cfg.height / height)) if cfg.height else (height, width)
+
+
+def first_strokes(name: str, cfg, uniform):
+    """(frame, strokes int32 [H, W] of frame_size()): one of the human scribbles, else the robot's
+    on the objects of a random frame."""
+    paths = glob.glob(os.path.join(cfg.data_path, 'Scribbles', glob.escape(name), '*.json'))
+    truth = davis.masks(cfg.data_path, name)
+    shape = frame_size(masks.read_mask(truth[0]).shape, cfg)
     if paths:
-        found = robot.read(uniform.choice(paths))
+        found = robot.read(uniform.choice(sorted(paths)))
         frames = robot.annotated(found)
         if frames and frames[0] < len(truth):
             return frames[0], robot.rasterised([found['scribbles'][frames[0]]], shape)[0]
@@ -191,40 +205,44 @@ def first_strokes(root: str, name: str, count: int, uniform):
     uniform.shuffle(order)
     for t in order:
         ids = masks.read_mask(truth[t])
-        found = robot.first(name, ids, count)
+        found = robot.first(name, ids, cfg.counts[name])
         if found['scribbles'][0]:
             return t, robot.rasterised(found['scribbles'], shape)[0]
     raise ValueError(f'{name}: no frame shows an object')
 
 
-def changed(pictures: list, labels: list, cfg, draws):
+def changed(pictures: list, labels: list, cfg, draws, tries: int):
     """Mirrored, scaled, cropped where the first label shows more than one value, resized to a
-    square: float32 [S, S, 3] pictures (bicubic, not clipped) and int32 [S, S] labels (nearest)."""
+    square: float32 [S, S, 3] pictures (bicubic, not clipped) and int32 [S, S] labels (nearest).
+
+    Of `tries` crops the last two alone are looked at, as in the original; ENDLESS looks at all.
+    """
     uniform, second = draws
     if uniform.random() < cfg.flip:
         pictures, labels = ([x[:, ::-1] for x in part] for part in (pictures, labels))
     scale = uniform.choice(cfg.scales)
-    height, width = (max(1, int(round(n * scale))) for n in pictures[0].shape[:2])
-    pictures, labels = _sized(pictures, labels, (width, height))
+    pictures, labels = _sized(pictures, labels, None, scale)
+    height, width = pictures[0].shape[:2]
     crop = [min(cfg.size, side) for side in (height, width)]
     for attempt in itertools.count(1):
         top, left = (int(second.randint(0, n - c + 1)) for n, c in zip((height, width), crop))
         part = slice(top, top + crop[0]), slice(left, left + crop[1])
         enough = len(np.unique(labels[0][part])) > 1
-        if enough and attempt >= cfg.tries - 1:  # the original lets the first tries pass
+        if enough and (tries == ENDLESS or attempt >= tries - 1):
             pictures, labels = ([x[part] for x in group] for group in (pictures, labels))
             break
-        if attempt >= (cfg.tries or 100):  # uncropped
+        if attempt >= tries:  # uncropped
             break
     return _sized(pictures, labels, (cfg.size, cfg.size))
 
 
-def _sized(pictures, labels, size):
-    pictures = [cv2.resize(np.ascontiguousarray(x), size, interpolation=cv2.INTER_CUBIC)
-                for x in pictures]  # fmt: skip
-    labels = [cv2.resize(np.ascontiguousarray(x), size, interpolation=cv2.INTER_NEAREST)
-              for x in labels]  # fmt: skip
-    return pictures, labels
+def _sized(pictures, labels, size, scale=None):
+    """Resized to (width, height), or by a factor."""
+    return tuple(
+        [cv2.resize(np.ascontiguousarray(x), size, fx=scale, fy=scale, interpolation=how)
+         for x in part]
+        for part, how in ((pictures, cv2.INTER_CUBIC), (labels, cv2.INTER_NEAREST))
+    )  # fmt: skip
 
 
 def damaged(label: np.ndarray, second) -> np.ndarray:

@@ -16,7 +16,8 @@ CHUNK = 16e6  # numbers of the distance matrix held at once (64 MB)
 
 
 def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg):
-    """Map of the nearest reference cell of each object.
+    """Map of the nearest reference cell of each object, or of the mean of the cfg.neighbours
+    nearest.
 
     Args:
       query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference; -1, 255: none.
@@ -50,13 +51,23 @@ def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count:
 
 def _nearest(distance, labels, count, cfg):
     """float32 [count, Q], least of [N, Q] of the rows of each label; FAR of none."""
-    if cfg.get('device', 'cpu') == 'cpu':
+    if cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
         return tf.minimum(tf.unsorted_segment_min(distance, labels, count), FAR)
-    rows = [
-        tf.reduce_min(tf.where(tf.equal(labels, c), distance, tf.fill(distance.shape, FAR)), 0)
-        for c in range(count)
-    ]
-    return tf.stack(rows)
+    of_class = (
+        tf.where(tf.equal(labels, c), distance, tf.fill(distance.shape, FAR)) for c in range(count)
+    )
+    if cfg.neighbours == 1:
+        return tf.stack([tf.reduce_min(rows, 0) for rows in of_class])
+    return tf.stack([_mean_nearest(tf.transpose(rows), cfg.neighbours) for rows in of_class])
+
+
+def _mean_nearest(distance, neighbours):
+    """float32 [Q], mean of the least of [Q, N]; the largest of them for those there are not."""
+    found = -tf.nn.top_k(-distance, neighbours).values
+    there = found < FAR / 2
+    most = tf.reduce_max(tf.where(there, found, tf.fill(found.shape, -FAR)), 1, keepdims=True)
+    found = tf.where(there, found, tf.tile(most, [1, neighbours]))
+    return tf.where(there[:, 0], tf.reduce_mean(found, 1), tf.fill(found.shape[:1], FAR))
 
 
 def local_map(query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: int, cfg):

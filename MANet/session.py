@@ -19,6 +19,7 @@ from . import cli, data, matching, model, npu, robot
 
 REACH, KERNEL = 15, 0.15  # px of the region, robot's opening while training (train_stage2.py)
 OPENING, TURNS, SCALES = (10, 15), (5, 15), (0.8, 1.0, 1.2)  # mask_damager: px, degrees
+EMPTIED = 0.1  # probability that a damaged truth shows nothing (train_stage2.py)
 
 
 @contextlib.contextmanager
@@ -121,6 +122,8 @@ def rough_region(strokes: np.ndarray, reach: int) -> np.ndarray:
     """Strokes int32 [h, w] of a first round with background, 0, wherever it is far from any: beyond
     `reach` cells around their box, whose last row and column count as outside (test.py)."""
     rows, columns = np.nonzero(strokes != -1)
+    if not len(rows):  # lost when made smaller
+        return strokes
     height, width = strokes.shape
     top, left = max(rows.min() - reach, 0), max(columns.min() - reach, 0)
     bottom, right = min(rows.max() + reach, height - 1), min(columns.max() + reach, width - 1)
@@ -254,41 +257,53 @@ def corrected(cfg, prefix: str, before: dict | None, turn: int) -> dict:
 
 def _corrected(network, cfg, name, state, draws, second):
     frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
-    count, square = cfg.counts[name], (cfg.size, cfg.size)
-    if state is None:
-        reference, strokes = data.first_strokes(cfg.data_path, name, count, draws)
-    else:
-        reference, strokes, _ = state
+    count, first = cfg.counts[name], state is None
+    reference, strokes = data.first_strokes(name, cfg, draws) if first else state[:2]
     t = draws.randrange(len(frames) - 1)
-    chosen = [masks.read_image(frames[k]).astype(np.float32) for k in (reference, t, t + 1)]
-    pictures = [cv2.resize(x, square, interpolation=cv2.INTER_CUBIC) for x in chosen]
-    labels = [
-        nearest(x, square) for x in (strokes, *(masks.read_mask(truth[k]) for k in (t, t + 1)))
-    ]
+    labels = [masks.read_mask(truth[k]) for k in (t, t + 1)]
+    if cfg.true_result:
+        pictures = [masks.read_image(frames[k]).astype(np.float32) for k in (reference, t, t + 1)]
+        square = (cfg.size, cfg.size)
+        labels = [nearest(x, square) for x in labels]
+        given = nearest(strokes, square)
+        given = rough_region(given, REACH) if first else given
+        previous = roughened(labels[0], draws)
+        found = _answered(network, pictures, given, previous, count + 1, square)
+        found = data.damaged(found, second)
+    else:
+        found = roughened(labels[1], draws, EMPTIED)
+    drawn = robot.interact(name, labels[1][None], found[None], 0, count, kernel=KERNEL)
+    drawn = robot.rasterised(drawn['scribbles'], strokes.shape)[0]
+    if (drawn == -1).all():  # nothing to correct
+        return reference, strokes, nearest(masks.read_mask(truth[reference]), strokes.shape)
+    return t + 1, drawn, nearest(found, strokes.shape)
+
+
+def _answered(network, pictures, given, previous, count, square):
+    """Mask int32 [S, S] of the last of three pictures: of strokes on the first and of a mask of the
+    second."""
+    pictures = [cv2.resize(x, square, interpolation=cv2.INTER_CUBIC) for x in pictures]
     embeddings = network('embed', 3, square, {'image': np.stack(pictures)})
     cells = embeddings.shape[1:3]
-    given = rough_region(labels[0], REACH) if state is None else labels[0]
-    given, mask = (nearest(x, cells) for x in (given, roughened(labels[1], draws)))
+    labels, mask = (nearest(x, cells) for x in (given, previous))
     values = dict(query=embeddings[2], reference=embeddings[0], previous=embeddings[1],
-                  labels=given, mask=mask)  # fmt: skip
-    global_, local = network('match', count + 1, cells, values)
+                  labels=labels, mask=mask)  # fmt: skip
+    global_, local = network('match', count, cells, values)
     values = {'embedding': embeddings[2], 'global': global_, 'local': local, 'mask': mask}
-    logits = network('propagate', count + 1, cells, values)
-    found = data.damaged(enlarged(logits, square).argmax(-1).astype(np.int32), second)
-    shape = strokes.shape
-    drawn = robot.interact(name, labels[2][None], found[None], 0, count, kernel=KERNEL)
-    drawn = robot.rasterised(drawn['scribbles'], shape)[0]
-    if (drawn == -1).all():  # nothing to correct
-        return reference, strokes, nearest(masks.read_mask(truth[reference]), shape)
-    return t + 1, drawn, nearest(found, shape)
+    logits = network('propagate', count, cells, values)
+    return enlarged(logits, square).argmax(-1).astype(np.int32)
 
 
-def roughened(label: np.ndarray, draws) -> np.ndarray:
-    """Labels int32 [H, W] opened or closed by a square, turned and scaled: a stand-in for the mask
-    of the frame before (mask_damager, with nearest labels where the original mixes them)."""
+def roughened(label: np.ndarray, draws, emptied: float = 0.0) -> np.ndarray:
+    """Labels int32 [H, W] opened or closed by a square, turned and scaled, or with the probability
+    `emptied` all 0: a stand-in for the mask of the frame before (mask_damager, with nearest labels
+    where the original mixes them)."""
     kernel = np.ones((draws.randint(*OPENING),) * 2, np.uint8)
-    turn = draws.choice([draws.randint(*TURNS), -draws.randint(*TURNS), 0])
-    scale = draws.choice(SCALES)
+    if draws.random() < emptied:
+        return np.zeros(label.shape, np.int32)
+    low, high = TURNS
+    turns = draws.randint(low, high), draws.randint(-high, -low), 0
+    turn, scale = turns[draws.randint(0, 2)], SCALES[draws.randint(0, 2)]
     how = cv2.MORPH_OPEN if draws.random() < 0.5 else cv2.MORPH_CLOSE
     label = cv2.morphologyEx(label.astype(np.uint8), how, kernel)
     height, width = label.shape

@@ -1,10 +1,10 @@
 """Trains MANet: embedding and propagation head (stage 1), then the interaction head on scribbles
 that a robot corrects between rounds (stage 2; train_stage1.py, train_stage2.py).
 
-    python -m MANet.train --data_path=DAVIS --output_path=stage1 --init_from=coco/model.ckpt
-    python -m MANet.train --data_path=DAVIS --output_path=stage2 --init_from=stage1 --preset=stage2
+    python -m MANet.train --data_path=DAVIS --output_path=run --init_from=coco/model.ckpt
+    python -m MANet.train --data_path=DAVIS --output_path=more --init_from=run --preset=stage2
 
-Presets: full (stage 1), stage2, performance, smoke and smoke_stage2 (narrow, from scratch, the
+Presets: full (both stages), stage1, stage2, performance, smoke (both, narrow, from scratch, the
 default on CPU). A killed run goes on from its last checkpoint when given again.
 """
 
@@ -34,7 +34,7 @@ def model_fn(features, labels, mode, params):
     outputs = model.network(features, cfg, training)
     if mode == tf.estimator.ModeKeys.PREDICT:
         return tf.estimator.EstimatorSpec(mode, outputs)
-    scalars = losses(outputs, dict(labels, step=step), cfg)
+    scalars = losses(outputs, dict(labels, step=step - span(cfg)[0]), cfg)
     if not training:
         metrics = {k: tf.metrics.mean(v) for k, v in scalars.items() if k != 'total'}
         return tf.estimator.EstimatorSpec(mode, loss=scalars['total'], eval_metric_ops=metrics)
@@ -56,7 +56,7 @@ class SGD(tf.train.MomentumOptimizer):
 
     def __init__(self, falling, cfg):
         """`falling` float32 scalar; learning_rate, momentum, nesterov, group0_only of settings."""
-        super().__init__(falling, cfg.momentum, use_nesterov=cfg.nesterov)
+        super().__init__(falling, cfg.momentum, use_nesterov=cfg.nesterov and cfg.stage == 1)
         self.still = cfg.learning_rate if cfg.group0_only and cfg.stage == 1 else None
 
     def _apply_dense(self, gradient, variable):
@@ -64,6 +64,9 @@ class SGD(tf.train.MomentumOptimizer):
 
     def _resource_apply_dense(self, gradient, variable):
         return self._rated(super()._resource_apply_dense, gradient, variable)
+
+    def _create_slots(self, var_list):
+        super()._create_slots(tf.trainable_variables())  # both stages have the same checkpoint
 
     def _rated(self, apply, gradient, variable):
         falling = self._learning_rate_tensor
@@ -82,7 +85,7 @@ def update(loss: tf.Tensor, cfg):
     optimizer = npu.wrap_optimizer(SGD(rate, cfg), cfg)
     chosen = [v for v in tf.trainable_variables() if trains(v, cfg)]
     pairs = [(g, v) for g, v in optimizer.compute_gradients(loss, chosen) if g is not None]
-    if cfg.clip:
+    if cfg.clip and cfg.stage == 1:
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g, _ in pairs]))
         tf.summary.scalar('gradient_norm', norm)
         shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
@@ -96,9 +99,16 @@ def trains(variable, cfg) -> bool:
     return variable.op.name.startswith('manet/inter_seghead/') == (cfg.stage == 2)
 
 
+def span(cfg) -> tuple[int, int]:
+    """First update of the stage cfg.stage and the one after its last."""
+    first = min(cfg.stage1_steps, cfg.train_steps)
+    return (0, first) if cfg.stage == 1 else (first, cfg.train_steps)
+
+
 def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
-    """float32 scalar, the falling rate of update `step` (0 is the first)."""
-    left = 1 - tf.cast(step, tf.float32) / (cfg.train_steps + 1)
+    """float32 scalar, the falling rate of update `step` (0 is the first of both stages)."""
+    first, end = span(cfg)
+    left = 1 - tf.cast(step - first, tf.float32) / (end - first + 1)
     return cfg.learning_rate * tf.pow(tf.maximum(left, 0.0), cfg.power)
 
 
@@ -114,11 +124,12 @@ def train(cfg, output_path: str, hook) -> str:
     """
     step = cfg.start_step
     while step < cfg.train_steps:
-        part, end = EasyDict(cfg), cfg.train_steps
-        if cfg.stage == 2:
-            turn = step // cfg.cycle
-            end = min(end, (turn + 1) * cfg.cycle)
-            part.annotations = session.annotations(cfg, output_path, turn)
+        part = EasyDict(cfg, stage=1 if step < cfg.stage1_steps else 2)
+        first, end = span(part)
+        if part.stage == 2:
+            turn = (step - first) // cfg.cycle
+            end = min(end, first + (turn + 1) * cfg.cycle)
+            part.annotations = session.annotations(part, output_path, turn)
         part.update(start_step=step, init_from=cfg.init_from if step == 0 else '')
         run = npu.estimator(model_fn, part, output_path)
         run.train(lambda part=part: data.input_fn(part, True), max_steps=end, hooks=[hook])
@@ -137,6 +148,7 @@ def fill(args, cfg) -> None:
         cfg.train_steps = cfg.train_epochs * max(1, steps)
     cfg.init_from = cli.checkpoint_prefix(args.init_from) if args.init_from else ''
     cfg.start_step = 0
+    cfg.stage = 1 if cfg.stage1_steps else 2
     if cfg.stage == 2 and not cfg.init_from and not tf.train.latest_checkpoint(args.output_path):
         raise ValueError('stage 2 starts from a checkpoint of stage 1: --init_from=stage1')
 
@@ -166,7 +178,10 @@ def main(argv=None):
         if args.case == 'acc':
             from . import evaluate  # evaluate takes what is above
 
-            accuracy = evaluate.accuracy(cfg, output_path, args.result_path)
+            if cfg.train_steps > cfg.stage1_steps:
+                accuracy = evaluate.accuracy(cfg, output_path, args.result_path)
+            else:
+                print('no TrainAccuracy: the interaction head is trained in stage 2', flush=True)
         npu.write_result(cfg, args.result_path, hook, accuracy)
 
 

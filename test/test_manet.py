@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from recorded import manet_examples
 from recorded.manet_robot import SHAPE, lines, shapes
 from scipy.spatial import cKDTree
 
@@ -31,7 +32,7 @@ def strokes():
 
 def settings(**changes):
     cfg = config.get_config('smoke')
-    cfg.update({'device': 'cpu', 'workers': 0, 'start_step': 0, **changes})
+    cfg.update({'device': 'cpu', 'workers': 0, 'start_step': 0, 'stage': 1, **changes})
     return cfg
 
 
@@ -68,6 +69,23 @@ def test_maps_are_the_official_ones(recorded):
         for key, value in found.items():
             assert np.abs(value - recorded[key]).max() < 2e-6, key
         assert (found['global'][..., 3] == 1).all()  # an object that is nowhere is far
+
+
+@pytest.mark.parametrize('device', ['cpu', 'atc'])
+def test_mean_of_the_nearest_is_the_official_one(recorded, device):
+    draw = np.random.RandomState(2)
+    q, p = (np.abs(draw.randn(13, 18, 6)).astype(np.float32) * 0.4 for _ in range(2))
+    labels = draw.randint(-1, 3, (13, 18, 1))[..., 0].astype(np.int32)
+    few = np.where((labels == 1) & (np.cumsum(labels == 1).reshape(13, 18) > 2), 0, labels)
+    with tf.Graph().as_default(), tf.Session() as run:
+        cfg = settings(neighbours=4, device=device)
+        tensors = [tf.constant(x) for x in (q, p)]
+        found = run.run(matching.global_map(*tensors, tf.constant(labels), 4, cfg))
+        rare = run.run(matching.global_map(*tensors, tf.constant(few), 2, cfg))
+    assert np.abs(found[..., :3] - recorded['global4']).max() < 2e-6
+    assert (found[..., 3] == 1).all()
+    d = np.sort(((q[:, :, None] - p[few == 1]) ** 2).sum(-1), -1)  # two cells: the farther thrice
+    np.testing.assert_allclose(rare[..., 1], np.tanh((d[..., 0] + 3 * d[..., 1]) / 8), atol=1e-5)
 
 
 def test_global_map_in_chunks(monkeypatch):
@@ -222,6 +240,53 @@ def test_examples_have_their_shapes_and_repeat(tree, stage):
     assert {int(f['there'].sum()) for f, _ in first} == {3, 4}
 
 
+@pytest.fixture(scope='module')
+def official_examples():
+    return np.load(HERE / 'recorded' / 'manet_examples.npz')
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('made')
+    manet_examples.tree(folder)
+    return folder
+
+
+@pytest.mark.parametrize('seed', manet_examples.SEEDS)
+def test_triples_are_the_official_ones(made, official_examples, seed):
+    cfg = example_settings(str(made), size=manet_examples.SIDE, height=0, damage=False)
+    draws = random.Random(seed), np.random.RandomState(seed)
+    features, labels = data.triple('a', cfg, draws)
+    wanted = official_examples[f'labels{seed}']
+    for mine, theirs in zip((features['reference'], features['previous'], labels['label']), wanted):
+        assert np.array_equal(mine, theirs)
+    difference = features['images'] - official_examples[f'images{seed}'].astype(np.float32)
+    assert np.abs(difference).max() < 0.2  # recorded in float16
+    found = data.damaged(features['previous'], draws[1])
+    wrong = (found != official_examples[f'damaged{seed}']).sum()
+    assert wrong <= 10  # of 1,600; subpixel warps
+
+
+@pytest.mark.parametrize('seed', manet_examples.SEEDS)
+def test_crops_with_strokes_are_the_official_ones(made, official_examples, seed):
+    picture = masks.read_image(str(made / 'JPEGImages' / '480p' / 'a' / '00000.jpg'))
+    cfg = settings(size=manet_examples.SIDE)
+    for name, tries in (('None', data.ENDLESS), ('10', 10)):
+        draws = random.Random(seed), np.random.RandomState(seed)
+        labels = [manet_examples.strokes()]
+        _, labels = data.changed([picture.astype(np.float32)], labels, cfg, draws, tries)
+        assert np.array_equal(labels[0], official_examples[f'strokes{name}{seed}'])
+
+
+@pytest.mark.parametrize('seed', manet_examples.SEEDS)
+def test_rough_masks_are_the_official_ones(made, official_examples, seed):
+    ids = masks.read_mask(str(made / 'Annotations' / '480p' / 'a' / '00001.png'))
+    found = session.roughened((ids == 1).astype(np.int32), random.Random(seed), 0.3)
+    theirs = official_examples[f'rough{seed}']
+    assert (found != theirs).mean() < 0.02  # at borders: theirs mixes labels
+    assert found.any() == theirs.any()
+
+
 def test_damage_moves_objects_a_little():
     label = np.zeros((80, 120), np.int32)
     label[20:50, 30:70], label[55:70, 80:110] = 1, 2
@@ -241,7 +306,7 @@ def test_damage_moves_objects_a_little():
 def test_crops_show_an_object(tree):
     cfg = example_settings(tree, size=40)
     for n in range(6):
-        features, _ = data.triple(tree, 'drawn-b', cfg, (random.Random(n),
+        features, _ = data.triple('drawn-b', cfg, (random.Random(n),
                                                          np.random.RandomState(n)))  # fmt: skip
         assert features['images'].shape == (3, 40, 40, 3)
 
@@ -439,6 +504,7 @@ def test_samples_are_checked(tree, tmp_path):
     (folder / '001.json').write_text(json.dumps({'scribbles': [[stroke]] + [[]] * 9}))
     (folder / '002.json').write_text(json.dumps({'scribbles': [[]] * 9 + [[stroke]]}))
     assert [n for n, _ in evaluate.samples(str(tmp_path), 'drawn-x', 2)] == [1, 2]
-    t, pixels = data.first_strokes(str(tmp_path), 'drawn-x', 2, random.Random(0))
+    cfg = settings(data_path=str(tmp_path), counts={'drawn-x': 2}, height=0)
+    t, pixels = data.first_strokes('drawn-x', cfg, random.Random(0))
     assert t in (0, 9) and set(np.unique(pixels)) == {-1, 1}
     assert masks.read_mask(davis.masks(tree, 'drawn-x')[0]).shape == pixels.shape

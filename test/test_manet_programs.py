@@ -20,9 +20,10 @@ from MANet import config, convert, data, demo, evaluate, export, model, train, w
 SMALL = ['--device=cpu', '--batch_size=2'] + [
     f'--set={k}={v}'
     for k, v in dict(channels=0.05, blocks=[1, 1, 1, 1], size=48, max_distance=2, cycle=2,
-                     log_steps=1, checkpoint_steps=1, workers=0, test_height=48, test_width=80,
-                     interactions=2).items()
+                     log_steps=1, checkpoint_steps=1, keep_checkpoints=9, workers=0,
+                     test_height=48, test_width=80, interactions=2).items()
 ]  # fmt: skip
+BOTH = ['--preset=smoke', '--set=stage1_steps=2']
 
 
 def fails(capsys, program, *flags):
@@ -35,49 +36,57 @@ def fails(capsys, program, *flags):
 
 @pytest.fixture(scope='module')
 def run(drawn, tmp_path_factory):
-    """Folder of a finished short stage 1."""
+    """Folder of a finished short training: two updates of stage 1, five of stage 2 in rounds 0, 1
+    and 2 of scribbles."""
     folder = tmp_path_factory.mktemp('run')
-    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={folder}', '--steps=2']
-    assert train.main([*SMALL, *flags, '--preset=smoke']) == 0
+    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={folder}', '--steps=7']
+    assert train.main([*SMALL, *flags, *BOTH]) == 0
     return folder
 
 
-@pytest.fixture(scope='module')
-def second(run, drawn, tmp_path_factory):
-    """Folder of the interaction stage that follows it: rounds 0, 1 and 2 of scribbles."""
-    folder = tmp_path_factory.mktemp('second')
-    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={folder}', '--steps=5']
-    flags += ['--preset=smoke_stage2', f'--init_from={run}']
-    assert train.main([*SMALL, *flags]) == 0
-    return folder
+def value(folder, step, name):
+    return tf.train.load_variable(f'{folder}/model.ckpt-{step}', f'manet/{name}')
 
 
-def value(folder, name):
-    return tf.train.load_variable(str(folder), f'manet/{name}')
-
-
-def test_stage_two_trains_the_interaction_head_alone(run, second):
+def test_each_stage_trains_its_part(run):
     for name in ('backbone/conv1/weights', 'bn2/moving_mean', 'dynamic_seghead/conv/weights'):
-        assert np.array_equal(value(run, name), value(second, name)), name
+        assert not np.array_equal(value(run, 1, name), value(run, 2, name)), name
+        assert np.array_equal(value(run, 2, name), value(run, 7, name)), name
     for name in ('inter_seghead/conv/weights', 'inter_seghead/layer1/bn1/moving_mean'):
-        assert not np.array_equal(value(run, name), value(second, name)), name
-    assert sorted(p.name for p in (second / 'rounds').iterdir()) == ['1.npz', '2.npz']
-    with np.load(str(second / 'rounds' / '1.npz')) as kept:
+        assert np.array_equal(value(run, 1, name), value(run, 2, name)), name
+        assert not np.array_equal(value(run, 2, name), value(run, 7, name)), name
+    assert sorted(p.name for p in (run / 'rounds').iterdir()) == ['1.npz', '2.npz']
+    with np.load(str(run / 'rounds' / '1.npz')) as kept:
         strokes, mask = kept['drawn-a/strokes'], kept['drawn-a/mask']
         assert strokes.shape == mask.shape == (180, 320) and (strokes >= 0).any()
 
 
-def test_resume_within_a_round_of_scribbles(second, drawn, tmp_path, capsys):
+def test_resume_within_a_round(run, drawn, tmp_path, capsys):
     copy = tmp_path / 'b'
-    shutil.copytree(str(second), str(copy))
-    for path in copy.glob('model.ckpt-5*'):
-        path.unlink()
-    tf.train.update_checkpoint_state(str(copy), f'{copy}/model.ckpt-4')
-    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={copy}', '--steps=5']
-    assert train.main([*SMALL, *flags, '--preset=smoke_stage2']) == 0
-    assert 'resuming from step 4' in capsys.readouterr().out
+    shutil.copytree(str(run), str(copy))
+    for path in copy.glob('model.ckpt-*'):
+        if int(path.name.split('-')[1].split('.')[0]) > 5:
+            path.unlink()
+    tf.train.update_checkpoint_state(str(copy), f'{copy}/model.ckpt-5')
+    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={copy}', '--steps=7']
+    assert train.main([*SMALL, *flags, *BOTH]) == 0
+    assert 'resuming from step 5' in capsys.readouterr().out
     name = 'inter_seghead/layer2/conv2/weights'
-    np.testing.assert_allclose(value(copy, name), value(second, name), atol=1e-5)
+    np.testing.assert_allclose(value(copy, 7, name), value(run, 7, name), atol=1e-5)
+
+
+def test_corrections_of_a_damaged_truth(run, drawn, tmp_path):
+    """Stage 2 alone, from another run, without the network's answers."""
+    flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={tmp_path}', '--steps=3']
+    flags += ['--preset=smoke', '--set=stage1_steps=0', '--set=true_result=False']
+    assert train.main([*SMALL, *flags, f'--init_from={run}/model.ckpt-2']) == 0
+    name = 'backbone/conv1/weights'
+    assert np.array_equal(value(tmp_path, 3, name), value(run, 2, name))
+    with np.load(str(tmp_path / 'rounds' / '1.npz')) as kept:
+        truth = masks.read_mask(
+            f'{drawn["davis2017"]}/Annotations/480p/drawn-a/{int(kept["drawn-a/frame"]):05d}.png'
+        )
+        assert (kept['drawn-a/mask'] == truth).mean() > 0.5  # the answers of 2 updates are not
 
 
 def test_check_data_and_dry_run(drawn, tmp_path, capsys):
@@ -95,8 +104,8 @@ def test_training_lowers_the_loss(drawn):
     """40 updates of stage 1 on drawn sequences, losses of examples never drawn from."""
     cfg = config.get_config('smoke')
     cfg.update(device='cpu', workers=0, channels=0.06, blocks=[1, 1, 1, 1], size=64,
-               max_distance=2, batch_size=2, train_steps=200, start_step=0, init_from='',
-               data_path=drawn['davis2017'])  # fmt: skip
+               max_distance=2, batch_size=2, train_steps=200, start_step=0, stage=1,
+               init_from='', data_path=drawn['davis2017'])  # fmt: skip
     cfg.counts = data.instances(cfg.data_path, 'train')
     cfg.examples, cfg.objects = sorted(cfg.counts), max(cfg.counts.values())
     with tf.Graph().as_default(), tf.Session() as session:
@@ -127,8 +136,8 @@ def test_training_lowers_the_loss(drawn):
     assert after['accuracy'] > before['accuracy']
 
 
-def test_evaluation_writes_the_challenges_files(second, drawn, tmp_path, capsys):
-    flags = [f'--data_path={drawn["davis2017"]}', f'--checkpoint={second}', '--device=cpu']
+def test_evaluation_writes_the_challenges_files(run, drawn, tmp_path, capsys):
+    flags = [f'--data_path={drawn["davis2017"]}', f'--checkpoint={run}', '--device=cpu']
     command = [*flags, f'--output_path={tmp_path}', '--overlay']
     assert evaluate.main([*command, '--sequences=drawn-x,drawn-y']) == 0
     printed = capsys.readouterr().out
@@ -150,17 +159,17 @@ def test_evaluation_writes_the_challenges_files(second, drawn, tmp_path, capsys)
     assert masks.read_mask(str(tmp_path / 'masks/drawn-x/1/00009.png')).shape == (180, 320)
 
 
-def test_accuracy_of_a_training(second, drawn, tmp_path, capsys):
+def test_accuracy_of_a_training(run, drawn, tmp_path, capsys):
     cfg = config.get_config('smoke')
-    cfg.update(json.loads((second / 'config.json').read_text()))
+    cfg.update(json.loads((run / 'config.json').read_text()))
     cfg.update(device='cpu', interactions=1)
-    assert 0 <= evaluate.accuracy(cfg, str(second), str(tmp_path)) <= 1
+    assert 0 <= evaluate.accuracy(cfg, str(run), str(tmp_path)) <= 1
     (tmp_path / 'ImageSets' / '2017').mkdir(parents=True)
     (tmp_path / 'ImageSets' / '2017' / 'train.txt').write_text('drawn-a\n')
     for name in ('JPEGImages', 'Annotations'):
         (tmp_path / name).symlink_to(Path(drawn['davis2017']) / name)
     cfg.data_path = str(tmp_path)
-    assert evaluate.accuracy(cfg, str(second), str(tmp_path)) is None
+    assert evaluate.accuracy(cfg, str(run), str(tmp_path)) is None
     assert "no list of split 'val'" in capsys.readouterr().out
 
 
@@ -190,7 +199,7 @@ def _installed(name):
 def test_messages_of_training(drawn, tmp_path, capsys):
     flags = [*SMALL, f'--output_path={tmp_path}/run', '--steps=1']
     flags.append(f'--data_path={drawn["davis2017"]}')
-    message = fails(capsys, train, *flags, '--preset=smoke_stage2')
+    message = fails(capsys, train, *flags, '--preset=stage2')
     assert 'stage 2 starts from a checkpoint of stage 1' in message
     message = fails(capsys, train, *flags, '--preset=smoke', f'--data_path={tmp_path}')
     assert 'no DAVIS data at' in message
@@ -208,7 +217,7 @@ def scribbles(path, count, **strokes):
 
 
 @pytest.mark.parametrize('kind', ['folder', 'video'])
-def test_demo_in_rounds(second, drawn, tmp_path, kind):
+def test_demo_in_rounds(run, drawn, tmp_path, kind):
     frames = Path(drawn['davis2017']) / 'JPEGImages' / '480p' / 'drawn-x'
     source = frames
     if kind == 'video':
@@ -218,7 +227,7 @@ def test_demo_in_rounds(second, drawn, tmp_path, kind):
         tmp_path / '1.json', 10, f3=[(1, 0.2, 0.3, 0.4, 0.5), (2, 0.6, 0.6, 0.7, 0.8)]
     )
     again = scribbles(tmp_path / '2.json', 10, f0=[(0, 0.1, 0.9, 0.3, 0.9)], f9=[(2, 0, 0, 1, 1)])
-    flags = [f'--input={source}', f'--checkpoint={second}', '--device=cpu']
+    flags = [f'--input={source}', f'--checkpoint={run}', '--device=cpu']
     out = tmp_path / 'out'
     command = [*flags, f'--output_path={out}', f'--scribbles={first}', f'--scribbles={again}']
     assert demo.main([*command, f'--save_state={tmp_path}/s.npz']) == 0
@@ -237,19 +246,19 @@ def test_demo_in_rounds(second, drawn, tmp_path, kind):
         assert np.array_equal(resumed, masks.read_mask(str(path)))
 
 
-def test_demo_from_a_mask(second, drawn, tmp_path):
+def test_demo_from_a_mask(run, drawn, tmp_path):
     frames = Path(drawn['davis2017']) / 'JPEGImages' / '480p' / 'drawn-y'
     mask = Path(drawn['davis2017']) / 'Annotations' / '480p' / 'drawn-y' / '00000.png'
-    flags = [f'--input={frames}', f'--mask={mask}', f'--checkpoint={second}', '--device=cpu']
+    flags = [f'--input={frames}', f'--mask={mask}', f'--checkpoint={run}', '--device=cpu']
     assert demo.main([*flags, f'--output_path={tmp_path}', '--keep_aspect']) == 0
     assert (tmp_path / 'round1.png').is_file()
     found = masks.read_mask(str(tmp_path / 'masks' / '00000.png'))
     assert np.array_equal(found, masks.read_mask(str(mask)))
 
 
-def test_messages_of_demo(second, drawn, tmp_path, capsys):
+def test_messages_of_demo(run, drawn, tmp_path, capsys):
     frames = Path(drawn['davis2017']) / 'JPEGImages' / '480p' / 'drawn-x'
-    flags = [f'--input={frames}', f'--checkpoint={second}', f'--output_path={tmp_path}/o']
+    flags = [f'--input={frames}', f'--checkpoint={run}', f'--output_path={tmp_path}/o']
     assert '--scribbles or --mask is needed' in fails(capsys, demo, *flags)
     path = scribbles(tmp_path / 'a.json', 4, f0=[(1, 0, 0, 1, 1)])
     assert 'has 4 frames, the video has 10' in fails(capsys, demo, *flags, f'--scribbles={path}')
@@ -315,8 +324,8 @@ def test_paddle_files_are_read(tmp_path):
     assert np.array_equal(found['bn2._mean'], arrays['bn2._mean'])
 
 
-def test_export_answers_as_the_network(second, tmp_path, capsys):
-    flags = [f'--checkpoint={second}', f'--output_path={tmp_path}/x', '--objects=2']
+def test_export_answers_as_the_network(run, tmp_path, capsys):
+    flags = [f'--checkpoint={run}', f'--output_path={tmp_path}/x', '--objects=2']
     assert export.main(flags) == 0
     printed = capsys.readouterr().out
     assert '--input_shape="image:1,48,80,3"' in printed and 'out_global_map:0' in printed
@@ -329,7 +338,7 @@ def test_export_answers_as_the_network(second, tmp_path, capsys):
             for key in export.OUTPUTS[part]:
                 assert graph.get_tensor_by_name(f'out_{key}:0').shape.is_fully_defined()
     cfg = config.get_config('smoke')
-    cfg.update(json.loads((second / 'config.json').read_text()))
+    cfg.update(json.loads((run / 'config.json').read_text()))
     cfg.device = 'cpu'
     image = np.random.RandomState(0).randint(0, 255, (1, 48, 80, 3)).astype(np.float32)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -337,15 +346,15 @@ def test_export_answers_as_the_network(second, tmp_path, capsys):
         found = session.run('out_embedding:0', {'image:0': image})
     from MANet.session import loaded
 
-    with loaded(cfg, tf.train.latest_checkpoint(str(second))) as network:
+    with loaded(cfg, tf.train.latest_checkpoint(str(run))) as network:
         wanted = network('embed', 1, (48, 80), {'image': image})
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert 'is there already' in fails(capsys, export, *flags)
 
 
-def test_real_scribbles_and_seven_objects(second, shared_data, tmp_path):
+def test_real_scribbles_and_seven_objects(run, shared_data, tmp_path):
     root = shared_data / 'DAVIS_interactive'
-    flags = [f'--checkpoint={second}', '--device=cpu', f'--output_path={tmp_path}/a']
+    flags = [f'--checkpoint={run}', '--device=cpu', f'--output_path={tmp_path}/a']
     split = next((root / 'ImageSets' / '2017').iterdir()).stem
     assert evaluate.main([*flags, f'--data_path={root}', f'--split={split}']) == 0
     rows = json.loads((tmp_path / 'a' / 'summary.json').read_text())['rounds']

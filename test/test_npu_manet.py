@@ -46,8 +46,8 @@ def test_both_stages_and_rounds(drawn, tmp_path):
     assert found['mixlist'] == {'black-list': {'to-add': ['ReduceSumD'], 'to-remove': []}}
     assert found['loss_scale'] == 64 and found['keep_dtype_ops'] > 200
     done = run(
-        tmp_path, *flags, '--preset=smoke_stage2', f'--init_from={tmp_path}/one', '--steps=2',
-        f'--output_path={tmp_path}/two', '--loss_scale=8',
+        tmp_path, *flags, '--preset=smoke', '--set=stage1_steps=0', '--steps=2', '--loss_scale=8',
+        f'--init_from={tmp_path}/one', f'--output_path={tmp_path}/two',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     assert tf.train.latest_checkpoint(str(tmp_path / 'two')).endswith('model.ckpt-2')

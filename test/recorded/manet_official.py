@@ -21,6 +21,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 SIZE = (97, 129)  # px of the pictures
 ROUNDS = ((1, 1), (2, 0), (3, 2))  # round, annotated frame
+SQUARE, OBJECTS = 65, (2, 1)  # px of the training pictures, objects of its two sequences
 
 
 def prepared(checkout: Path):
@@ -45,11 +46,11 @@ def prepared(checkout: Path):
     return torch, settings
 
 
-def picture(seed: int) -> np.ndarray:
+def picture(seed: int, size=SIZE) -> np.ndarray:
     """float32 [3, H, W], smooth coloured noise."""
     draw = np.random.RandomState(seed)
     layers = (draw.randn(k, k * 2, 3).astype(np.float32) for k in (3, 9, 30))
-    sums = sum(cv2.resize(x, SIZE[::-1], interpolation=cv2.INTER_CUBIC) / (i + 1)
+    sums = sum(cv2.resize(x, size[::-1], interpolation=cv2.INTER_CUBIC) / (i + 1)
                for i, x in enumerate(layers))  # fmt: skip
     return np.ascontiguousarray(sums.transpose(2, 0, 1), np.float32)
 
@@ -78,10 +79,14 @@ def seeded(torch, settings):
     torch.manual_seed(0)
     net = IntVOS(settings, DeepLab(backbone='resnet'))
     norms = [m for m in net.modules() if hasattr(m, 'running_mean')]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
         torch.nn.init.uniform_(norm.weight, 0.6, 1.4)
         torch.nn.init.normal_(norm.bias, 0, 0.2)
+    for name, module in net.named_modules():
+        if name.endswith('bn3'):  # as in trained residual networks: gradients keep their size
+            torch.nn.init.uniform_(module.weight, 0.05, 0.2)
     torch.nn.init.uniform_(net.bn2.weight, 0.1, 0.3)  # embeddings of a usual size
     torch.nn.init.normal_(net.bn2.bias, 0, 0.05)
     net.train()
@@ -92,8 +97,7 @@ def seeded(torch, settings):
         given = dict(seq_names=['a', 'b', 'c'], gt_ids=torch.tensor([2, 2, 2]))
         net.prop_seghead(e, e, e, label, label, dynamic_seghead=net.dynamic_seghead, **given)
         net.int_seghead(e, label, None, global_map_tmp_dic={}, frame_num=[0, 0, 0], **given)
-        for norm in norms:
-            norm.momentum = 0.1
+        for norm, norm.momentum in zip(norms, momenta):
             spread = norm.running_var.sqrt()
             norm.running_mean += 0.02 * torch.randn_like(norm.running_mean) * spread
             norm.running_var *= 0.1 * torch.rand_like(norm.running_var) + 0.98
@@ -129,6 +133,57 @@ def rounds(torch, net, e) -> dict:
     return result
 
 
+def batch():
+    """Pictures float32 [6, 3, S, S] (two references, two frames before, two frames) and ids int64
+    [3, 2, S, S] of them."""
+    images = np.stack([picture(10 + n, (SQUARE, SQUARE)) for n in range(6)])
+    labels = np.zeros((3, 2, SQUARE, SQUARE), np.uint8)
+    for (t, sequence), label in zip(np.ndindex(3, 2), labels.reshape(6, SQUARE, SQUARE)):
+        for number in range(1, OBJECTS[sequence] + 1):
+            cv2.circle(label, (22 * number + 4 * t, 20 + 9 * sequence + 5 * t), 12, number, -1)
+    return images, labels.astype(np.int64)
+
+
+def first_step(torch, net, settings, kind) -> dict:
+    """Loss, then variables of at most 70,000 numbers and momenta after the first update of stage
+    1."""
+    from networks.loss import Added_CrossEntropyLoss
+
+    net = net.to(kind).train()
+    settings.TEST_MODE = False
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    parts = net.feature_extracter, net.semantic_embedding, net.dynamic_seghead
+    groups = [{'params': part.parameters()} for part in parts]
+    optimizer = torch.optim.SGD(groups, lr=7e-4, momentum=0.9, weight_decay=4e-5, nesterov=True)
+    images, (reference, previous, current) = batch()
+    given = [torch.from_numpy(x)[:, None] for x in (reference, previous)]
+    found = net(
+        torch.from_numpy(images).to(kind), *given, use_local_map=True, seq_names=['a', 'b'],
+        gt_ids=torch.tensor(OBJECTS), k_nearest_neighbors=1,
+    )  # fmt: skip
+    size = (SQUARE, SQUARE)
+    found = {
+        key: torch.nn.functional.interpolate(x, size=size, mode='bilinear', align_corners=True)
+        for key, x in found.items()
+    }
+    truth = {key: torch.from_numpy(x)[None] for key, x in zip('ab', current)}
+    loss = Added_CrossEntropyLoss(0.15, 50000)(found, truth, 0) / 2
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    optimizer.step()
+    result = {'loss': loss.item(), 'norm': float(norm)}
+    kept = {n: v for n, v in net.state_dict().items() if v.numel() <= 70000}
+    kept = {n: v for n, v in kept.items() if 'num_batches' not in n and 'semantic' not in n}
+    result.update({f'value/{name}': value.numpy() for name, value in kept.items()})
+    for name, value in net.named_parameters():
+        if name in kept and value in optimizer.state:
+            result[f'momentum/{name}'] = optimizer.state[value]['momentum_buffer'].numpy()
+    return result
+
+
 def small(torch, settings) -> dict:
     """Maps of both matchings on made features, and the loss at three steps."""
     from networks import IntVOS
@@ -144,6 +199,10 @@ def small(torch, settings) -> dict:
         tensors[1], tensors[0], tensors[2], 1, gt_ids=torch.tensor(3), n_chunks=4
     )
     result['global'] = ((torch.sigmoid(found) - 0.5) * 2)[0, ..., 0].numpy()
+    found, _ = IntVOS.nearest_neighbor_features_per_object(
+        tensors[1], tensors[0], tensors[2], 4, gt_ids=torch.tensor(2), n_chunks=4
+    )
+    result['global4'] = ((torch.sigmoid(found) - 0.5) * 2)[0, ..., 0].numpy()
     for reach in (3, 12):
         found = IntVOS.local_previous_frame_nearest_neighbor_features_per_object(
             tensors[1], tensors[0], tensors[2], torch.arange(0, 4), max_distance=reach
@@ -179,6 +238,10 @@ def main():
     with torch.no_grad():
         found['embedding64'] = net.double().extract_feature(images.double()).numpy()
     np.savez(output / 'official.npz', **found)
+    for kind in ('float32', 'float64'):
+        net.load_state_dict(torch.load(output / 'net.pth'))
+        found = first_step(torch, net, settings, getattr(torch, kind))
+        np.savez(output / f'step_{kind}.npz', **found)
 
 
 if __name__ == '__main__':
