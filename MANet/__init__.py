@@ -1,13 +1,11 @@
-r"""MANet: interactive video object segmentation with memory aggregation, scribbles in and masks
+"""MANet: interactive video object segmentation with memory aggregation, scribbles in and masks
 out, corrected round by round (Miao, Wei, Yang, CVPR 2020).
 
 Original code: lightas/CVPR2020_MANet (PyTorch). Commands, from the folder above this one:
 
-    python -m MANet.train     --data_path=DAVIS --output_path=stage1 --init_from=coco/model.ckpt
-    python -m MANet.train     --data_path=DAVIS --output_path=stage2 --init_from=stage1 \
-                              --preset=stage2
-    python -m MANet.evaluate  --data_path=DAVIS --checkpoint=stage2 --output_path=results
-    python -m MANet.demo      --input=clip.mp4 --scribbles=round1.json --checkpoint=stage2
+    python -m MANet.train     --data_path=DAVIS --output_path=run --init_from=coco/model.ckpt
+    python -m MANet.evaluate  --data_path=DAVIS --checkpoint=run --output_path=results
+    python -m MANet.demo      --input=clip.mp4 --scribbles=round1.json --checkpoint=run
     python -m MANet.convert   --source=MANet_davis2017.pdparams --output=published/model.ckpt
-    python -m MANet.export    --checkpoint=stage2 --output_path=exported
+    python -m MANet.export    --checkpoint=run --output_path=exported
 """

@@ -29,6 +29,7 @@ SHIFT, SCALE, TURN = 0.05, 0.025, 3.0  # share of the size, share, degrees (mask
 CHECKED = 32  # examples outside training
 ENDLESS = 1000  # crops of a frame with first scribbles, at most (PT: no end)
 REDRAWN = 20  # times the frames, references drawn until one shows all objects (PT: no end)
+SMALL = 'no frame shows an object large enough for a stroke; draw Scribbles/<sequence>/001.json'
 INSTANCES = '{}_instances.txt'  # in ImageSets/2017; the split's letters joined by _ (PT)
 
 
@@ -208,7 +209,41 @@ def first_strokes(name: str, cfg, uniform):
         found = robot.first(name, ids, cfg.counts[name])
         if found['scribbles'][0]:
             return t, robot.rasterised(found['scribbles'], shape)[0]
-    raise ValueError(f'{name}: no frame shows an object')
+    raise ValueError(f'{name}: {SMALL}')
+
+
+def samples(root: str, name: str, count: int) -> list[tuple[int, dict]]:
+    """[(number from 1, scribbles)] of a sequence, human ones where there are any.
+
+    Raises:
+      ValueError: scribbles of another sequence or number of frames, or without a stroke.
+    """
+    truth = davis.masks(root, name)
+    paths = sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
+    result = []
+    for number, path in enumerate(paths, 1):
+        found = robot.read(path)
+        if found.get('sequence', name) != name:
+            raise ValueError(f'{path} is of sequence {found["sequence"]!r}, not {name!r}')
+        if len(found['scribbles']) != len(truth):
+            raise ValueError(
+                f'{path} has {len(found["scribbles"])} frames, {name} has {len(truth)}'
+            )
+        if not robot.annotated(found):
+            raise ValueError(f'{path} has no stroke')
+        result.append((number, found))
+    return result or [(1, _drawn(name, truth, count))]
+
+
+def _drawn(name, truth, count):
+    ids = [masks.read_mask(path) for path in truth]
+    shown = [len(set(np.unique(x).tolist()) - {0, 255}) for x in ids]
+    t = int(np.argmax(shown))
+    found = robot.first(name, ids[t], count)
+    found['scribbles'] = [found['scribbles'][0] if k == t else [] for k in range(len(ids))]
+    if not found['scribbles'][t]:
+        raise ValueError(f'{name}: {SMALL}')
+    return found
 
 
 def changed(pictures: list, labels: list, cfg, draws, tries: int):

@@ -1,7 +1,7 @@
 """Segments your own video in rounds: a file or a folder of frames, and scribbles or a first mask.
 
-    python -m MANet.demo --input=clip.mp4 --scribbles=round1.json --checkpoint=stage2
-    python -m MANet.demo --input=frames --mask=first.png --scribbles=round2.json --checkpoint=stage2
+    python -m MANet.demo --input=clip.mp4 --scribbles=round1.json --checkpoint=run
+    python -m MANet.demo --input=frames --mask=first.png --scribbles=round2.json --checkpoint=run
 
 Every --scribbles is one more round: JSON in DAVIS's form ({"scribbles": [strokes of every frame]},
 x and y of 0..1, object_id 0 for background in corrections), or a PNG of ids named <frame>.png (255:
@@ -15,6 +15,8 @@ import json
 import os
 import sys
 import time
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -36,12 +38,12 @@ def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
     result = []
     if args.mask:
         ids = picture_of(args.mask, size)
-        result.append((0, session.nearest(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
+        result.append((0, session.strokes_of(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
     for path in args.scribbles:
         if path.lower().endswith('.png'):
             stem = os.path.splitext(os.path.basename(path))[0]
             frame = int(stem) if stem.isdigit() else 0
-            result.append((frame, session.nearest(picture_of(path, size), cells), None))
+            result.append((frame, session.strokes_of(picture_of(path, size), cells), None))
             continue
         found = robot.read(path)
         frames = robot.annotated(found)
@@ -81,14 +83,21 @@ def restore(run: session.Session, path: str) -> None:
     """Takes up masks, memories and number of rounds that save() kept."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f'--resume: no such file: {os.path.abspath(path)}')
-    with np.load(path) as kept:
-        if kept['masks'].shape != run.masks.shape or int(kept['count']) != run.count:
-            raise ValueError(f'{path} is of another video or number of objects')
-        run.masks, run.rounds = kept['masks'], int(kept['rounds'])
-        run.nearest = {int(k[2:]): kept[k] for k in kept.files if k.startswith('n/')}
-        for key in [k for k in kept.files if k.startswith('l/')]:
-            number, weight = kept[f'w{key[1:]}']
-            run.local[int(key[2:])] = int(number), float(weight), kept[key]
+    try:
+        with np.load(path) as found:
+            kept = {key: found[key] for key in found.files}
+        shape, count = kept['masks'].shape, int(kept['count'])
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f'--resume: {path} breaks off or is not what --save_state wrote ({error})'
+        ) from None
+    if shape != run.masks.shape or count != run.count:
+        raise ValueError(f'{path} is of another video or number of objects')
+    run.masks, run.rounds = kept['masks'], int(kept['rounds'])
+    run.nearest = {int(k[2:]): x for k, x in kept.items() if k.startswith('n/')}
+    for key in [k for k in kept if k.startswith('l/')]:
+        number, weight = kept[f'w{key[1:]}']
+        run.local[int(key[2:])] = int(number), float(weight), kept[key]
 
 
 def save(run: session.Session, path: str) -> None:

@@ -1,7 +1,7 @@
 """Evaluates interactive segmentation as the DAVIS challenge does: up to eight rounds a sequence,
 each corrected by a robot on the worst frame, J over time (Caelles et al. 2018; MANet section 4.3).
 
-    python -m MANet.evaluate --data_path=DAVIS --checkpoint=stage2 --output_path=results --overlay
+    python -m MANet.evaluate --data_path=DAVIS --checkpoint=run --output_path=results --overlay
 
 Samples are the files of DAVIS/Scribbles/<sequence>; where there are none the robot draws the first
 scribbles on the first frame that shows most objects. Writes result.csv (the columns of
@@ -34,40 +34,6 @@ COLUMNS = ('session_id', 'sequence', 'scribble_idx', 'interaction', 'object_id',
            'jaccard', 'contour', 'j_and_f', 'timing')  # fmt: skip
 AT = 60  # s, of the score "J at 60 s"
 METRICS = ('J', 'F', 'J_AND_F')  # what the service may ask for
-
-
-def samples(root: str, name: str, count: int) -> list[tuple[int, dict]]:
-    """[(number from 1, scribbles)] of a sequence, human ones where there are any.
-
-    Raises:
-      ValueError: scribbles of another sequence or number of frames, or without a stroke.
-    """
-    truth = davis.masks(root, name)
-    paths = sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
-    result = []
-    for number, path in enumerate(paths, 1):
-        found = robot.read(path)
-        if found.get('sequence', name) != name:
-            raise ValueError(f'{path} is of sequence {found["sequence"]!r}, not {name!r}')
-        if len(found['scribbles']) != len(truth):
-            raise ValueError(
-                f'{path} has {len(found["scribbles"])} frames, {name} has {len(truth)}'
-            )
-        if not robot.annotated(found):
-            raise ValueError(f'{path} has no stroke')
-        result.append((number, found))
-    return result or [(1, _drawn(name, truth, count))]
-
-
-def _drawn(name, truth, count):
-    ids = [masks.read_mask(path) for path in truth]
-    shown = [len(set(np.unique(x).tolist()) - {0, 255}) for x in ids]
-    t = int(np.argmax(shown))
-    found = robot.first(name, ids[t], count)
-    found['scribbles'] = [found['scribbles'][0] if k == t else [] for k in range(len(ids))]
-    if not found['scribbles'][t]:
-        raise ValueError(f'{name}: no frame shows an object')
-    return found
 
 
 def truth_of(root: str, name: str) -> np.ndarray:
@@ -119,7 +85,7 @@ def evaluate_sample(run, truth, name: str, first: dict, cfg, clock=time.time):
         rows.append((number, ended - began, scores))
         asked = scores.mean(2) if which == 2 else scores[..., which]
         frame = worst(asked, used)
-        used = used + [frame] if len(used) < len(truth) - 1 else []
+        used.append(frame)
         scribbles = robot.interact(name, truth, found, frame, count)
     return rows
 
@@ -178,6 +144,7 @@ def write(found: dict, cfg, output_path: str) -> dict:
     summary = curve(found, cfg)
     npu.replace_file(os.path.join(output_path, 'result.csv'),
                      text_of(table(found), COLUMNS))  # fmt: skip
+    summary['samples'] = [f'{name} {number}' for name, number in found]
     rounds = []
     for number in range(1, cfg.interactions + 1):
         scores = [row[2].mean(0) for _, rows in found.values() for row in rows if row[0] == number]
@@ -223,7 +190,7 @@ def sequence(network, cfg, root: str, name: str, count: int, output_path: str, a
         raise ValueError(f'{name}: {len(frames)} frames, {len(truth)} masks to score with')
     embeddings = session.embedded(network, cfg, map(masks.read_image, frames))
     found = {}
-    for number, first in samples(root, name, count):
+    for number, first in data.samples(root, name, count):
         run = session.Session(network, cfg, embeddings, truth.shape[1:], count)
         rows = evaluate_sample(run, truth, name, first, cfg)
         found[name, number] = count, rows
@@ -248,7 +215,7 @@ def run(args, cfg) -> dict:
     """Evaluates a split; returns the summary."""
     if cfg.metric not in METRICS:
         raise ValueError(f'metric={cfg.metric}: known are {", ".join(METRICS)}')
-    root = davis.resolve(cli.data_root(args, cfg))
+    root = davis.resolve(cli.data_root(args, cfg), '2017')
     counts = data.instances(root, args.split)
     names = args.sequences.split(',') if args.sequences else sorted(counts)
     absent = sorted(set(names) - set(counts))
@@ -257,18 +224,20 @@ def run(args, cfg) -> dict:
     output_path = cli.writable(args.output_path)
     with session.loaded(cfg, cli.checkpoint_prefix(args.checkpoint)) as network:
         if args.backend == 'davisinteractive':
-            return backend(network, cfg, root, args, output_path)
+            counts = {name: counts[name] for name in names}
+            return backend(network, cfg, root, counts, args, output_path)
         found = {}
-        for name in names:
+        for name in names:  # files after each: a killed run keeps what it has
             found.update(sequence(network, cfg, root, name, counts[name], output_path, args))
-    return write(found, cfg, output_path)
+            summary = write(found, cfg, output_path)
+    return summary
 
 
-def backend(network, cfg, root: str, args, output_path: str) -> dict:
+def backend(network, cfg, root: str, counts: dict, args, output_path: str) -> dict:
     """The rounds, with davisinteractive's session as evaluator; returns its summary.
 
     Raises:
-      ImportError: the package is not installed.
+      ImportError: the package is not installed. ValueError: sequences without human scribbles.
     """
     try:
         from davisinteractive.session import DavisInteractiveSession
@@ -277,6 +246,7 @@ def backend(network, cfg, root: str, args, output_path: str) -> dict:
             '--backend=davisinteractive needs that package (GPL): pip install numpy "Cython<3", '
             'then pip install --no-build-isolation davisinteractive==1.0.4 (README: versions)'
         ) from None
+    _introduce(root, counts, args.split)
     current, embeddings = None, None
     with DavisInteractiveSession(
         host='localhost', davis_root=root, subset=args.split, metric_to_optimize=cfg.metric,
@@ -291,12 +261,26 @@ def backend(network, cfg, root: str, args, output_path: str) -> dict:
                     images = map(masks.read_image, frames)
                     current, embeddings = name, session.embedded(network, cfg, images)
                 size = masks.read_image(frames[0]).shape[:2]
-                count = data.instances(root, args.split)[name]
-                play_ = session.Session(network, cfg, embeddings, size, count)
-            found = play(play_, scribbles) if robot.annotated(scribbles) else play_.masks
+                run = session.Session(network, cfg, embeddings, size, counts[name])
+            found = play(run, scribbles) if robot.annotated(scribbles) else run.masks
             service.submit_masks(found.astype(int))
-        summary = service.get_global_summary(os.path.join(output_path, 'summary.json'))
-    return summary
+        return service.get_global_summary(os.path.join(output_path, 'summary.json'))
+
+
+def _introduce(root, counts, split):
+    """Tells davisinteractive of the sequences, else it knows DAVIS alone and downloads it."""
+    from davisinteractive.dataset import Davis
+
+    Davis.sets[split] = list(counts)
+    for name, objects in counts.items():
+        paths = glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json'))
+        if not paths:
+            raise ValueError(f'davisinteractive needs human scribbles, no {root}/Scribbles/{name}')
+        height, width = truth_of(root, name).shape[1:]
+        Davis.dataset[name] = {
+            'name': name, 'num_frames': len(davis.frames(root, name)), 'num_objects': objects,
+            'image_size': [width, height], 'num_scribbles': len(paths), 'set': split,
+        }  # fmt: skip
 
 
 def accuracy(cfg, checkpoint: str, result_path: str) -> float | None:

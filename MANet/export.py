@@ -1,7 +1,7 @@
 """Exports a trained network: SavedModels and frozen graphs of its parts, and the ATC lines that
 make offline models.
 
-    python -m MANet.export --checkpoint=stage2 --output_path=exported --objects=3
+    python -m MANet.export --checkpoint=run --output_path=exported --objects=3
 
 MANet_embed: `image` float32 [1, H, W, 3], B, G, R, 0..255 -> `embedding` [1, H/4, W/4, 100], once a
 frame. MANet_interact: `embedding`, `strokes`, `previous` -> `logits`, `own`. MANet_match: `query`,

@@ -7,11 +7,13 @@ object). All of it is float32.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from . import npu
 
 FAR = 1e9  # distance of a cell that is of another object
+STRIP = 8  # rows of the local map at once
 CHUNK = 16e6  # numbers of the distance matrix held at once (64 MB)
 
 
@@ -34,19 +36,25 @@ def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count:
         labels = tf.where(labels < count, labels, -tf.ones_like(labels))  # void 255
         chunks = max(1, -(-cells * cells // int(CHUNK)))
         size = -(-cells // chunks)
-        q = tf.reshape(tf.pad(q, [[0, size * chunks - cells], [0, 0]]), [chunks, size, channels])
-        squares = tf.reduce_sum(r * r, 1, keepdims=True)
+        own = tf.reduce_sum(q * q, 1)
+        q = tf.concat([-2 * q, tf.ones([cells, 1])], 1)  # one product gives |r|^2 - 2 q r
+        r = tf.concat([r, tf.reduce_sum(r * r, 1, keepdims=True)], 1)
+        if cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':  # strokes are few cells
+            labelled = tf.reshape(tf.where(labels >= 0), [-1])
+            r, labels = tf.gather(r, labelled), tf.gather(labels, labelled)
+        q = tf.pad(q, [[0, size * chunks - cells], [0, 0]])
+        q = tf.reshape(q, [chunks, size, channels + 1])
 
         def part(chunk):
-            d = squares - 2 * tf.matmul(r, chunk, transpose_b=True)  # [cells, size]
-            return _nearest(d, labels, count, cfg) + tf.reduce_sum(chunk * chunk, 1)
+            return _nearest(tf.matmul(r, chunk, transpose_b=True), labels, count, cfg)
 
         if cfg.get('device', 'cpu') == 'cpu' and chunks > 1:
             found = tf.map_fn(part, q, parallel_iterations=1)
         else:
             found = tf.stack([part(chunk) for chunk in tf.unstack(q)])
         found = tf.reshape(tf.transpose(found, [0, 2, 1]), [size * chunks, count])[:cells]
-        return tf.reshape(tf.tanh(found / 2), [height, width, count])
+        found = tf.tanh((found + own[:, None]) / 2)
+        return tf.reshape(found, [height, width, count])
 
 
 def _nearest(distance, labels, count, cfg):
@@ -79,26 +87,67 @@ def local_map(query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: i
     Returns:
       float32 [h, w, count].
     """
-    height, width, _ = query.shape.as_list()
-    reach = cfg.max_distance
     with npu.keep_float32(cfg):
         q, p = (
             tf.nn.avg_pool2d(tf.cast(x, tf.float32)[None], 2, 2, 'VALID')[0]
             for x in (query, previous)
         )
-        planes = tf.tanh(window_distances(q, p, reach, cfg) / 2)
-        planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
-        border = [[2 * reach] * 2, [2 * reach] * 2]
-        there = tf.pad(tf.cast(labels, tf.float32), border)  # outside is background
-        side = 2 * reach + 1
-        there = tf.extract_image_patches(
-            there[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
+        planes = tf.tanh(window_distances(q, p, cfg.max_distance, cfg) / 2)
+        return least(planes, labels, count, cfg)
+
+
+def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg) -> tf.Tensor:
+    """Least a class of the window's planes float32 [h / 2, w / 2, (2 R + 1)^2], made larger
+    (bilinear, corners aligned): float32 [h, w, count], 1 where there is none.
+
+    Args: labels: int32 [h, w] of the candidates; outside is background.
+
+    On CPU a strip of STRIP rows at a time, so that no plane is held in full.
+    """
+    cpu = cfg.get('device', 'cpu') == 'cpu'
+    height, width = labels.shape.as_list()
+    rows = STRIP if cpu else height
+    strips = -(-height // rows)
+    reach, side = 2 * cfg.max_distance, 2 * cfg.max_distance + 1
+    more = rows * strips - height
+    there = tf.pad(tf.cast(labels, tf.float32), [[reach, reach + more], [reach, reach]])
+    columns = _between(width, planes.shape.as_list()[1], width)
+    place = _between(height, planes.shape.as_list()[0], rows * strips)
+
+    def strip(args):
+        y, low, high, share = args
+        part = _mixed(planes, (low, high, share[:, None, None]), 0)
+        part = _mixed(part, (*columns[:2], columns[2][:, None]), 1)
+        found = tf.slice(there, [y, 0], [rows + 2 * reach, width + 2 * reach])
+        found = tf.extract_image_patches(
+            found[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
         )[0]
-        maps = [
-            tf.reduce_min(tf.where(tf.equal(there, float(c)), planes, tf.ones_like(planes)), 2)
-            for c in range(count)
-        ]
-        return tf.stack(maps, 2)
+        ones = tf.ones_like(part)
+        return tf.stack([
+            tf.reduce_min(tf.where(tf.equal(found, float(c)), part, ones), 2) for c in range(count)
+        ], 2)  # fmt: skip
+
+    starts = np.arange(0, rows * strips, rows, dtype=np.int32)
+    given = tuple(tf.constant(x.reshape(strips, rows)) for x in place)
+    if strips == 1:
+        return strip((0, *(x[0] for x in given)))
+    found = tf.map_fn(strip, (tf.constant(starts), *given), tf.float32, 1)
+    return tf.reshape(found, [rows * strips, width, count])[:height]
+
+
+def _between(count, source, wanted):
+    """Cells (low, high) of `source` and the share of the second for each of `count` cells, corners
+    aligned; `wanted` - count more of the last."""
+    place = np.arange(count, dtype=np.float32) * np.float32((source - 1) / max(1, count - 1))
+    place = np.pad(np.minimum(place, np.float32(source - 1)), (0, wanted - count), 'edge')
+    low = place.astype(np.int32)
+    return low, np.minimum(low + 1, source - 1), place - low.astype(np.float32)
+
+
+def _mixed(x, between, axis):
+    low, high, share = between
+    lower = tf.gather(x, low, axis=axis)
+    return lower + (tf.gather(x, high, axis=axis) - lower) * share
 
 
 def window_distances(query: tf.Tensor, previous: tf.Tensor, reach: int, cfg) -> tf.Tensor:
@@ -121,15 +170,16 @@ def window_distances(query: tf.Tensor, previous: tf.Tensor, reach: int, cfg) -> 
     p = tf.concat([tf.pad(previous, border), tf.pad(squares, border, constant_values=FAR)], 2)
     own = tf.reduce_sum(query * query, 2)
     q = tf.concat([-2 * query, tf.ones([height, width, 1])], 2)
+    q = tf.pad(q, [[0, 0], [0, 1], [0, 0]])  # a cell more: what the band's last row reads
 
     def row(args):
         y, cells = args
         rows = tf.reshape(tf.slice(p, [y, 0, 0], [side, wide, channels + 1]), [side * wide, -1])
-        found = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [width, side, wide])
-        found = tf.reshape(tf.transpose(found, [1, 0, 2]), [side, width * wide])
-        found = tf.pad(found, [[0, 0], [0, width]])  # a row longer: the band becomes columns
-        band = tf.reshape(found, [side, width, wide + 1])[:, :, :side]
-        return tf.reshape(tf.transpose(band, [1, 0, 2]), [width, side * side])
+        found = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [-1])
+        found = found[: width * (side * wide + 1)]  # rows one longer: the band becomes columns
+        band = tf.reshape(found, [width, side * wide + 1])[:, :-1]
+        band = tf.reshape(band, [width, side, wide])[..., :side]
+        return tf.reshape(band, [width, side * side])
 
     numbers = tf.range(height)
     if cfg.get('device', 'cpu') == 'cpu':

@@ -139,7 +139,7 @@ def train(cfg, output_path: str, hook) -> str:
 
 def fill(args, cfg) -> None:
     """Fills what a run needs in its settings: sequences, steps, the checkpoint to start from."""
-    cfg.data_path = davis.resolve(cli.data_root(args, cfg))
+    cfg.data_path = davis.resolve(cli.data_root(args, cfg), '2017')
     cfg.counts = data.instances(cfg.data_path, 'train')
     cfg.examples = sorted(cfg.counts)
     cfg.objects = max(cfg.objects, *cfg.counts.values())
@@ -161,7 +161,7 @@ def main(argv=None):
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config)
     if args.check_data:
-        print(json.dumps(davis.check(davis.resolve(cli.data_root(args, cfg)))))
+        print(json.dumps(davis.check(davis.resolve(cli.data_root(args, cfg), '2017'))))
         return
     fill(args, cfg)
     if args.dry_run:

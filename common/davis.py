@@ -24,17 +24,17 @@ TREE = (
 )
 
 
-def resolve(root: str) -> str:
-    """The folder that has JPEGImages: `root`, or one named DAVIS, DAVIS2016 ... in it.
+def resolve(root: str, year: str = '2016') -> str:
+    """The folder that has JPEGImages: `root`, or one named DAVIS, DAVIS2016 ... in it; with `year`
+    '2017' one of that year first.
 
     Raises:
       FileNotFoundError: naming what was tried, the tree expected and where the data are.
     """
     root = os.path.abspath(root)
-    tried = [root] + [
-        os.path.join(root, name)
-        for name in ('DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017', 'davis2017')
-    ]
+    names = ['DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017', 'davis2017']
+    names.sort(key=lambda name: year == '2017' and not name.endswith(year))
+    tried = [root] + [os.path.join(root, name) for name in names]
     for path in tried:
         if os.path.isdir(os.path.join(path, 'JPEGImages', '480p')):
             return path

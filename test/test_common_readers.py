@@ -34,6 +34,7 @@ def test_davis(drawn):
     assert len(pairs) == 30 and all(os.path.isfile(p) for pair in pairs for p in pair)
     assert davis.frames(root, 'drawn-x')[3].endswith('JPEGImages/480p/drawn-x/00003.jpg')
     assert davis.resolve(os.path.dirname(root)) == root
+    assert davis.resolve(os.path.dirname(root), '2017') == drawn['davis2017']
     assert davis.sequences(os.path.dirname(root), 'val') == names
     assert davis.frames(os.path.dirname(root), names[0]) == davis.frames(root, names[0])
 

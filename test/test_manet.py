@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from recorded import manet_examples
+from recorded import manet_examples, manet_robot
 from recorded.manet_robot import SHAPE, lines, shapes
 from scipy.spatial import cKDTree
 
@@ -462,6 +462,42 @@ def test_evaluation_follows_the_protocol():
     assert rows == []  # 600 s, more than 30 s x 4 x 2 objects
 
 
+class Answering:
+    """A session that manet_robot.answers() plays, on its clock."""
+
+    def __init__(self, name, truth, sample, clock):
+        self.name, self.truth, self.sample, self.clock = name, truth, sample, clock
+        self.count, self.cells, self.frames = int(truth.max()) + 1, truth.shape[1:], []
+
+    def play(self, strokes, frame):
+        self.frames.append(frame)
+        self.clock.now += manet_robot.SECONDS[self.name]
+        self.masks = manet_robot.answers(self.truth, self.sample, len(self.frames))
+        return self.masks
+
+
+@pytest.mark.parametrize('metric', ['J', 'J_AND_F'])
+def test_a_session_scores_as_the_package(strokes, metric):
+    """Two sequences, three samples each: one runs out of frames, one out of time."""
+    cfg, found = settings(interactions=8, seconds=30.0, metric=metric), {}
+    for name, truth in manet_robot.videos().items():
+        for sample in (1, 2, 3):
+            clock = manet_robot.Clock()
+            run = Answering(name, truth, sample, clock)
+            first = manet_robot.scribbles(name, truth)
+            rows = evaluate.evaluate_sample(run, truth, name, first, cfg, clock.time)
+            assert run.frames == strokes[f'{metric}/frames/{name}{sample}'].tolist()
+            scores = np.stack([row[2] for row in rows])
+            theirs = strokes[f'{metric}/scores/{name}{sample}']
+            np.testing.assert_allclose(scores, theirs, rtol=0, atol=1e-9)
+            found[name, sample] = run.count - 1, rows
+    summary = evaluate.curve(found, cfg)
+    assert abs(summary['auc'] - strokes[f'{metric}/auc']) < 1e-9
+    assert abs(summary['metric_at_threshold'][metric] - strokes[f'{metric}/at']) < 1e-9
+    np.testing.assert_allclose(summary['curve'][metric], strokes[f'{metric}/curve'], atol=1e-9)
+    np.testing.assert_allclose(summary['curve']['time'], strokes[f'{metric}/time'], atol=1e-9)
+
+
 def test_curve_by_hand():
     cfg = settings(interactions=3)
     scores = lambda *values: np.array(values, float)[None, :, None] * [1, 0.5]  # noqa: E731
@@ -487,7 +523,7 @@ def test_worst_frame():
 
 
 def test_samples_are_checked(tree, tmp_path):
-    found = evaluate.samples(tree, 'drawn-x', 2)
+    found = data.samples(tree, 'drawn-x', 2)
     assert len(found) == 1 and len(robot.annotated(found[0][1])) == 1
     for name in ('JPEGImages', 'Annotations', 'ImageSets'):
         (tmp_path / name).symlink_to(Path(tree) / name)
@@ -500,10 +536,10 @@ def test_samples_are_checked(tree, tmp_path):
     ):  # fmt: skip
         (folder / '001.json').write_text(json.dumps(content))
         with pytest.raises(ValueError, match=message):
-            evaluate.samples(str(tmp_path), 'drawn-x', 2)
+            data.samples(str(tmp_path), 'drawn-x', 2)
     (folder / '001.json').write_text(json.dumps({'scribbles': [[stroke]] + [[]] * 9}))
     (folder / '002.json').write_text(json.dumps({'scribbles': [[]] * 9 + [[stroke]]}))
-    assert [n for n, _ in evaluate.samples(str(tmp_path), 'drawn-x', 2)] == [1, 2]
+    assert [n for n, _ in data.samples(str(tmp_path), 'drawn-x', 2)] == [1, 2]
     cfg = settings(data_path=str(tmp_path), counts={'drawn-x': 2}, height=0)
     t, pixels = data.first_strokes('drawn-x', cfg, random.Random(0))
     assert t in (0, 9) and set(np.unique(pixels)) == {-1, 1}
