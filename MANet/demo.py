@@ -138,7 +138,7 @@ def main(argv=None):
             size = image.shape[:2]
         frames = (image for _, image in masks.read_frames(args.input))
         embeddings = session.embedded(network, cfg, frames)
-        plays = rounds_of(args, len(names), embeddings.shape[1:3], size)
+        plays = rounds_of(args, len(names), embeddings[0].shape[:2], size)
         objects = args.num_objects or max(1, *(int(strokes.max()) for _, strokes, _ in plays))
         run = session.Session(network, cfg, embeddings, size, objects)
         if args.resume:

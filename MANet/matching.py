@@ -17,13 +17,15 @@ STRIP = 8  # rows of the local map at once
 CHUNK = 16e6  # numbers of the distance matrix held at once (64 MB)
 
 
-def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg):
+def global_map(
+    query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg, few: bool = False
+) -> tf.Tensor:
     """Map of the nearest reference cell of each object, or of the mean of the cfg.neighbours
     nearest.
 
     Args:
       query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference; -1, 255: none.
-      count: objects, the background included.
+      count: objects, the background included. few: on CPU, cells of no label are left out first.
 
     Returns:
       float32 [h, w, count].
@@ -39,7 +41,7 @@ def global_map(query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count:
         own = tf.reduce_sum(q * q, 1)
         q = tf.concat([-2 * q, tf.ones([cells, 1])], 1)  # one product gives |r|^2 - 2 q r
         r = tf.concat([r, tf.reduce_sum(r * r, 1, keepdims=True)], 1)
-        if cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':  # strokes are few cells
+        if few and cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
             labelled = tf.reshape(tf.where(labels >= 0), [-1])
             r, labels = tf.gather(r, labelled), tf.gather(labels, labelled)
         q = tf.pad(q, [[0, size * chunks - cells], [0, 0]])

@@ -71,7 +71,7 @@ def _match(count, size, cfg):
     feed.update({k: tf.placeholder(tf.int32, size) for k in ('labels', 'mask')})
     query, reference, previous, labels, mask = feed.values()
     return feed, (
-        matching.global_map(query, reference, labels, count, cfg),
+        matching.global_map(query, reference, labels, count, cfg, few=True),
         matching.local_map(query, previous, mask, count, cfg),
     )
 
@@ -87,8 +87,8 @@ def _propagate(count, size, cfg):
 BUILDERS = {'embed': _embed, 'interact': _interact, 'match': _match, 'propagate': _propagate}
 
 
-def embedded(network, cfg, frames) -> np.ndarray:
-    """Embeddings float32 [T, h, w, C] of frames uint8 [H, W, 3] BGR: 10 MB a frame at 480x854."""
+def embedded(network, cfg, frames) -> list[np.ndarray]:
+    """Embeddings float32 [h, w, C] of frames uint8 [H, W, 3] BGR: 10 MB a frame at 480x854."""
     found, pending = [], []
     for image in frames:
         pending.append(network_size(image, cfg))
@@ -100,7 +100,7 @@ def embedded(network, cfg, frames) -> np.ndarray:
         found += list(network('embed', 1, image.shape[:2], {'image': image[None]}))
     if not found:
         raise ValueError('a video without frames')
-    return np.stack(found)
+    return found
 
 
 def network_size(image: np.ndarray, cfg) -> np.ndarray:
@@ -148,11 +148,11 @@ class Session:
     masks: uint8 [T, H, W], of the last round. rounds: number of rounds played.
     """
 
-    def __init__(self, network, cfg, embeddings: np.ndarray, size, objects: int):
+    def __init__(self, network, cfg, embeddings: list, size, objects: int):
         """`embeddings` of embedded(); size (H, W) of the frames; ids 1..objects."""
         self.network, self.cfg, self.embeddings = network, cfg, embeddings
         self.size, self.count, self.rounds = tuple(size), objects + 1, 0
-        self.cells = embeddings.shape[1:3]
+        self.cells = embeddings[0].shape[:2]
         self.masks = np.zeros((len(embeddings), *self.size), np.uint8)
         self.nearest, self.local = {}, {}  # {frame: map}; {frame: (round, weight, map)}
 
