@@ -100,6 +100,6 @@ def _smoke():
     return dict(
         channels=0.125, blocks=[1, 1, 2, 1], height=120, size=112, batch_size=4, stage1_steps=200,
         train_steps=500, learning_rate=0.02, bn_decay=0.95, head_decay=0.98, group0_only=False,
-        cycle=25, max_distance=6, test_height=120, test_width=214, roi=5, workers=2, log_steps=10,
+        cycle=50, max_distance=6, test_height=120, test_width=214, roi=5, workers=2, log_steps=10,
         checkpoint_steps=50, keep_checkpoints=2,
     )  # fmt: skip
