@@ -106,35 +106,39 @@ def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg) -> tf.Tensor:
 
     On CPU a strip of STRIP rows at a time, so that no plane is held in full.
     """
-    cpu = cfg.get('device', 'cpu') == 'cpu'
     height, width = labels.shape.as_list()
-    rows = STRIP if cpu else height
-    strips = -(-height // rows)
-    reach, side = 2 * cfg.max_distance, 2 * cfg.max_distance + 1
-    more = rows * strips - height
+    reach = 2 * cfg.max_distance
+    strips = -(-height // STRIP)
+    more = strips * STRIP - height
     there = tf.pad(tf.cast(labels, tf.float32), [[reach, reach + more], [reach, reach]])
+    if cfg.get('device', 'cpu') != 'cpu':
+        planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
+        return _least_of(planes, there[: height + 2 * reach], count, reach)
     columns = _between(width, planes.shape.as_list()[1], width)
-    place = _between(height, planes.shape.as_list()[0], rows * strips)
+    place = _between(height, planes.shape.as_list()[0], strips * STRIP)
 
     def strip(args):
         y, low, high, share = args
         part = _mixed(planes, (low, high, share[:, None, None]), 0)
         part = _mixed(part, (*columns[:2], columns[2][:, None]), 1)
-        found = tf.slice(there, [y, 0], [rows + 2 * reach, width + 2 * reach])
-        found = tf.extract_image_patches(
-            found[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
-        )[0]
-        ones = tf.ones_like(part)
-        return tf.stack([
-            tf.reduce_min(tf.where(tf.equal(found, float(c)), part, ones), 2) for c in range(count)
-        ], 2)  # fmt: skip
+        found = tf.slice(there, [y, 0], [STRIP + 2 * reach, width + 2 * reach])
+        return _least_of(part, found, count, reach)
 
-    starts = np.arange(0, rows * strips, rows, dtype=np.int32)
-    given = tuple(tf.constant(x.reshape(strips, rows)) for x in place)
-    if strips == 1:
-        return strip((0, *(x[0] for x in given)))
-    found = tf.map_fn(strip, (tf.constant(starts), *given), tf.float32, 1)
-    return tf.reshape(found, [rows * strips, width, count])[:height]
+    starts = tf.range(0, strips * STRIP, STRIP)
+    given = (tf.constant(x.reshape(strips, STRIP)) for x in place)
+    found = tf.map_fn(strip, (starts, *given), tf.float32, 1)
+    return tf.reshape(found, [strips * STRIP, width, count])[:height]
+
+
+def _least_of(planes, labels, count, reach):
+    """least() of planes as large as the labels, which have a border of `reach`."""
+    side = reach + 1
+    there = tf.extract_image_patches(
+        labels[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
+    )[0]
+    ones = tf.ones_like(planes)
+    maps = (tf.where(tf.equal(there, float(c)), planes, ones) for c in range(count))
+    return tf.stack([tf.reduce_min(m, 2) for m in maps], 2)
 
 
 def _between(count, source, wanted):
