@@ -18,14 +18,15 @@ CHUNK = 16e6  # numbers of the distance matrix held at once (64 MB)
 
 
 def global_map(
-    query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg, few: bool = False
+    query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool = False
 ) -> tf.Tensor:
     """Map of the nearest reference cell of each object, or of the mean of the cfg.neighbours
     nearest.
 
     Args:
       query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference; -1, 255: none.
-      count: objects, the background included. few: on CPU, cells of no label are left out first.
+      count: objects, the background included. lean: on CPU without gradients: cells of no label are
+      left out first.
 
     Returns:
       float32 [h, w, count].
@@ -41,7 +42,7 @@ def global_map(
         own = tf.reduce_sum(q * q, 1)
         q = tf.concat([-2 * q, tf.ones([cells, 1])], 1)  # one product gives |r|^2 - 2 q r
         r = tf.concat([r, tf.reduce_sum(r * r, 1, keepdims=True)], 1)
-        if few and cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
+        if lean and cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
             labelled = tf.reshape(tf.where(labels >= 0), [-1])
             r, labels = tf.gather(r, labelled), tf.gather(labels, labelled)
         q = tf.pad(q, [[0, size * chunks - cells], [0, 0]])
@@ -80,11 +81,14 @@ def _mean_nearest(distance, neighbours):
     return tf.where(there[:, 0], tf.reduce_mean(found, 1), tf.fill(found.shape[:1], FAR))
 
 
-def local_map(query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: int, cfg):
+def local_map(
+    query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool = False
+) -> tf.Tensor:
     """Map of the nearest cell of each object within cfg.max_distance cells of the halved maps.
 
     Args:
-      query, previous: float32 [h, w, C]. labels: int32 [h, w] of the previous frame.
+      query, previous: float32 [h, w, C]. labels: int32 [h, w] of the previous frame. lean: see
+      least().
 
     Returns:
       float32 [h, w, count].
@@ -95,23 +99,22 @@ def local_map(query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: i
             for x in (query, previous)
         )
         planes = tf.tanh(window_distances(q, p, cfg.max_distance, cfg) / 2)
-        return least(planes, labels, count, cfg)
+        return least(planes, labels, count, cfg, lean)
 
 
-def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg) -> tf.Tensor:
+def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool) -> tf.Tensor:
     """Least a class of the window's planes float32 [h / 2, w / 2, (2 R + 1)^2], made larger
     (bilinear, corners aligned): float32 [h, w, count], 1 where there is none.
 
-    Args: labels: int32 [h, w] of the candidates; outside is background.
-
-    On CPU a strip of STRIP rows at a time, so that no plane is held in full.
+    Args: labels: int32 [h, w] of the candidates; outside is background. lean: on CPU without
+      gradients: STRIP rows at a time, so that no plane is held in full.
     """
     height, width = labels.shape.as_list()
     reach = 2 * cfg.max_distance
     strips = -(-height // STRIP)
     more = strips * STRIP - height
     there = tf.pad(tf.cast(labels, tf.float32), [[reach, reach + more], [reach, reach]])
-    if cfg.get('device', 'cpu') != 'cpu':
+    if not lean or cfg.get('device', 'cpu') != 'cpu':
         planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
         return _least_of(planes, there[: height + 2 * reach], count, reach)
     columns = _between(width, planes.shape.as_list()[1], width)

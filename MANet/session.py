@@ -62,7 +62,8 @@ def _interact(count, size, cfg):
     embedding, strokes, previous = feed.values()
     planes = [model.planes(x, count) for x in (strokes, previous)]
     logits = model.interact(embedding, *planes, cfg)
-    return feed, (logits, matching.local_map(embedding, embedding, strokes, count, cfg))
+    own = matching.local_map(embedding, embedding, strokes, count, cfg, lean=True)
+    return feed, (logits, own)
 
 
 def _match(count, size, cfg):
@@ -71,8 +72,8 @@ def _match(count, size, cfg):
     feed.update({k: tf.placeholder(tf.int32, size) for k in ('labels', 'mask')})
     query, reference, previous, labels, mask = feed.values()
     return feed, (
-        matching.global_map(query, reference, labels, count, cfg, few=True),
-        matching.local_map(query, previous, mask, count, cfg),
+        matching.global_map(query, reference, labels, count, cfg, lean=True),
+        matching.local_map(query, previous, mask, count, cfg, lean=True),
     )
 
 

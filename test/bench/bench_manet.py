@@ -99,9 +99,9 @@ def matching(form: str, case: str) -> None:
     given = [feed[key] for key in wanted]
     run = {
         ('ours', 'distances'): lambda q, p: ours.window_distances(q, p, REACH, cfg),
-        ('ours', 'least'): lambda planes, labels: ours.least(planes, labels, CLASSES, cfg),
-        ('ours', 'local'): lambda q, p, labels: ours.local_map(q, p, labels, CLASSES, cfg),
-        ('ours', 'global'): lambda q, r, labels: ours.global_map(q, r, labels, CLASSES, cfg),
+        ('ours', 'least'): lambda planes, labels: ours.least(planes, labels, CLASSES, cfg, True),
+        ('ours', 'local'): lambda q, p, labels: ours.local_map(q, p, labels, CLASSES, cfg, True),
+        ('ours', 'global'): lambda q, r, labels: ours.global_map(q, r, labels, CLASSES, cfg, True),
         ('usual', 'distances'): usual_distances, ('usual', 'least'): usual_least,
         ('usual', 'global'): usual_global,
     }[form, case]  # fmt: skip
