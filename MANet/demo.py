@@ -38,12 +38,12 @@ def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
     result = []
     if args.mask:
         ids = picture_of(args.mask, size)
-        result.append((0, session.strokes_of(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
+        result.append((0, session.stroke_cells(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
     for path in args.scribbles:
         if path.lower().endswith('.png'):
             stem = os.path.splitext(os.path.basename(path))[0]
             frame = int(stem) if stem.isdigit() else 0
-            result.append((frame, session.strokes_of(picture_of(path, size), cells), None))
+            result.append((frame, session.stroke_cells(picture_of(path, size), cells), None))
             continue
         found = robot.read(path)
         frames = robot.annotated(found)

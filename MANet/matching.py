@@ -117,8 +117,8 @@ def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool) -> 
     if not lean or cfg.get('device', 'cpu') != 'cpu':
         planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
         return _least_of(planes, there[: height + 2 * reach], count, reach)
-    columns = _between(width, planes.shape.as_list()[1], width)
-    place = _between(height, planes.shape.as_list()[0], strips * STRIP)
+    columns = between(width, planes.shape.as_list()[1], width)
+    place = between(height, planes.shape.as_list()[0], strips * STRIP)
 
     def strip(args):
         y, low, high, share = args
@@ -144,9 +144,9 @@ def _least_of(planes, labels, count, reach):
     return tf.stack([tf.reduce_min(m, 2) for m in maps], 2)
 
 
-def _between(count, source, wanted):
-    """Cells (low, high) of `source` and the share of the second for each of `count` cells, corners
-    aligned; `wanted` - count more of the last."""
+def between(count: int, source: int, wanted: int):
+    """Cells (low, high) of `source` and the share of the second, float32, for each of `count`
+    cells, corners aligned; `wanted` - count more of the last."""
     place = np.arange(count, dtype=np.float32) * np.float32((source - 1) / max(1, count - 1))
     place = np.pad(np.minimum(place, np.float32(source - 1)), (0, wanted - count), 'edge')
     low = place.astype(np.int32)

@@ -119,7 +119,7 @@ def nearest(labels: np.ndarray, size) -> np.ndarray:
     return labels[rows[:, None], columns].astype(np.int32)
 
 
-def strokes_of(ids: np.ndarray, size) -> np.ndarray:
+def stroke_cells(ids: np.ndarray, size) -> np.ndarray:
     """int32 [h, w] of a picture of ids int32 [H, W], -1 where there is none: nearest(), but no id
     is lost for being thin."""
     result = nearest(ids, size)
@@ -220,12 +220,9 @@ class Session:
 def enlarged(image: np.ndarray, size) -> np.ndarray:
     """float32 [H, W, C] of [h, w, C], bilinear, corners aligned."""
     for axis, count in enumerate(size):
-        last = image.shape[axis] - 1
-        place = np.arange(count, dtype=np.float32) * np.float32(last / max(1, count - 1))
-        low = np.minimum(place.astype(np.int32), last)
-        share = (place - low).reshape([-1 if k == axis else 1 for k in range(3)])
-        lower, upper = (np.take(image, k, axis) for k in (low, np.minimum(low + 1, last)))
-        image = lower * (1 - share) + upper * share
+        low, high, share = matching.between(count, image.shape[axis], count)
+        share = share.reshape([-1 if k == axis else 1 for k in range(3)])
+        image = np.take(image, low, axis) * (1 - share) + np.take(image, high, axis) * share
     return image
 
 

@@ -365,6 +365,14 @@ def test_scribble_files_are_checked(tmp_path):
         robot.read(str(tmp_path / 'absent.json'))
 
 
+def test_enlarged_aligns_corners():
+    image = np.random.RandomState(0).rand(5, 1, 3).astype(np.float32)
+    for size in ((12, 7), (5, 1)):
+        with tf.Graph().as_default(), tf.Session() as run:
+            wanted = run.run(tf.image.resize_bilinear(image[None], size, align_corners=True))[0]
+        np.testing.assert_allclose(session.enlarged(image, size), wanted, atol=1e-6)
+
+
 def test_rough_region():
     labels = -np.ones((20, 30), np.int32)
     labels[8, 10:15], labels[12, 12] = 1, 2

@@ -325,7 +325,7 @@ def test_many_and_tiny_objects(run, drawn, tmp_path):
         ids[20 * (k // 5) : 20 * (k // 5) + 14, 60 * (k % 5) : 60 * (k % 5) + 50] = k + 1
     ids[171, 301] = 25
     assert (session.nearest(ids, (12, 20)) != 25).all()
-    found = session.strokes_of(ids.astype(np.int32), (12, 20))
+    found = session.stroke_cells(ids.astype(np.int32), (12, 20))
     assert set(np.unique(found)) == set(range(26)) and (found == 25).sum() == 1
     cv2.imwrite(str(tmp_path / 'm.png'), ids)
     frames = Path(drawn['davis2017']) / 'JPEGImages' / '480p' / 'drawn-x'

@@ -18,37 +18,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from bench_colornet import MALLOC, serve
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS, CHANNELS, CLASSES, REACH = (120, 214), 100, 4, 12
 RATES = {2: (512, 512), 4: (512, 512), 8: (512, 512), 6: (2048, 256), 12: (2048, 256),
          18: (2048, 256)}  # of layer4 and of the pyramid: channels in and out  # fmt: skip
 PICTURES, SIDE = 6, 26  # of a training step of 2 sequences: maps of the last stage
-MALLOC = {
-    'MALLOC_MMAP_THRESHOLD_': '8589934592',
-    'MALLOC_TRIM_THRESHOLD_': '17179869184',
-    'MALLOC_TOP_PAD_': '268435456',
-}  # as env.sh sets them
-
-
-def serve(step) -> None:
-    """Says its MB, then does a step a line of stdin and answers with JSON [CPU s, peak MB]."""
-    print(json.dumps(peak()), flush=True)
-    for _ in sys.stdin:
-        start = time.process_time()
-        step()
-        print(json.dumps([time.process_time() - start, peak()]), flush=True)
-
-
-def peak() -> float:
-    """MB, the most that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def inputs() -> dict:
