@@ -189,6 +189,12 @@ def test_messages_of_evaluation(run, drawn, tmp_path, capsys):
     assert 'metric=IoU: known are J, F, J_AND_F' in message
     message = fails(capsys, evaluate, *flags, f'--checkpoint={run}', '--sequences=nobody')
     assert 'nobody: not in split val' in message
+    tree = tmp_path / 'tree'
+    shutil.copytree(drawn['davis2017'], str(tree))
+    (tree / 'Annotations' / '480p' / 'drawn-x' / '00004.png').unlink()
+    message = fails(capsys, evaluate, f'--data_path={tree}', f'--output_path={tmp_path}/o',
+                    f'--checkpoint={run}', '--sequences=drawn-x')  # fmt: skip
+    assert 'drawn-x: 10 frames, 9 masks to score with' in message
     if not _installed('davisinteractive'):
         message = fails(
             capsys, evaluate, *flags, f'--checkpoint={run}', '--backend=davisinteractive'
