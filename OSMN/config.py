@@ -2,15 +2,15 @@
 
 Sources: LY = linjieyangsc/video_seg (the official code), ASC = the model zoo's OSMN_ID1103. `full`
 is its COCO stage, `davis` and `youtube_vos` are the stages on videos, `performance` is a short
-timed `full`, `smoke` a narrow network on small pictures that a laptop trains from scratch in a
-minute. Any value is set with `--set name=value`.
+timed `full`, `smoke` a narrow network on small pictures that a laptop trains from scratch in two
+minutes, `smoke_davis` its stage on videos. Any value is set with `--set name=value`.
 """
 
 from __future__ import annotations
 
 from easydict import EasyDict
 
-PRESETS = ('full', 'davis', 'youtube_vos', 'performance', 'smoke')
+PRESETS = ('full', 'davis', 'youtube_vos', 'performance', 'smoke', 'smoke_davis')
 PIXELS = 8 * 400 * 400  # px of a COCO batch: LY's summed loss over this is about the mean one
 
 
@@ -25,6 +25,7 @@ def get_config(preset: str = 'full') -> EasyDict:
     cfg = EasyDict(_full())
     changes = {
         'davis': _davis, 'youtube_vos': _youtube_vos, 'performance': _performance, 'smoke': _smoke,
+        'smoke_davis': _smoke_davis,
     }
     cfg.update(changes.get(preset, dict)())
     cfg.preset = preset
@@ -50,8 +51,8 @@ def _full():
         flip=0.5,                    # probability of mirroring guide and, COCO, picture (LY)
         video_flip=0.0,              # the same for pictures of videos; LY never mirrors them
         random_crop=0.0,             # each border of a COCO picture moves by so much (LY)
-        center_perturb=0.2,          # of the spatial guide, in standard deviations (LY)
-        std_perturb=0.4,             # of the spatial guide, factor 1/1.4 .. 1.4 (LY)
+        center_perturb=0.2,          # move of a heat map, in deviations; of a mask, in sides (LY)
+        std_perturb=0.4,             # factor 1/1.4 .. 1.4 of a heat map, 0.8 .. 1.2 of a mask (LY)
         box_guide=False,             # guide with its background (LY --bbox_sup)
         original_mask=False,         # dilated mask for the heat map (LY --use_original_mask)
         randomize_guide=True,        # guide from any good frame, else from the first (LY)
@@ -128,8 +129,16 @@ def _smoke():
         batch_size=8, train_steps=200, learning_rate=1e-3, lr_boundaries=[], lr_values=[1.0],
         loss_pixels=0, weight_decay=1e-5, adam_epsilon=1e-8,  # from scratch: no ImageNet weights
         bn_decay=0.95, mobile_decay=0.95,  # 0.99: 200 updates still hold the start values
-        center_perturb=0.5, std_perturb=1.0, random_crop=0.2, video_flip=0.5,  # few examples
-        test_height=120, test_width=214, online_steps=200, online_learning_rate=1e-3,
-        threshold=0.8,  # the balanced loss favours the object, and masks would grow
-        log_steps=10, checkpoint_steps=100,
+        original_mask=True,  # of a heat map so few examples learn a blob
+        center_perturb=0.3, std_perturb=0.8, random_crop=0.2, video_flip=0.5,  # few examples
+        test_height=256, test_width=448,  # 5 px of dilation are too many at 128x160
+        threshold=0.9,  # the balanced loss favours the object, and masks would grow
+        online_steps=200, online_learning_rate=1e-3, log_steps=10, checkpoint_steps=100,
     )
+
+
+def _smoke_davis():  # the DAVIS stage of smoke: what the modulators follow from frame to frame
+    return dict(
+        _smoke(), dataset='davis', height=128, width=224, learning_rate=1e-4, fix_bn=True,
+        fix_seg=True, center_perturb=0.05, std_perturb=0.2, test_height=384, test_width=672,
+    )  # fmt: skip

@@ -161,7 +161,9 @@ def prior(mask: np.ndarray, cfg, draws: np.ndarray | None = None) -> np.ndarray:
     mask."""
     if cfg.original_mask:
         if draws is not None:
-            mask = guides.perturbed(mask, 0.8 + 0.4 * draws[11], draws[9:11])  # util.py
+            size = 1 + cfg.std_perturb * (draws[11] - 0.5)  # 0.8 .. 1.2 in util.py
+            size = max(size, 0.6)  # below 0.5 an object one pixel wide would have no size
+            mask = guides.perturbed(mask, size, draws[9:11], cfg.center_perturb)
         return guides.dilated(mask)
     if draws is None:
         return guides.heat_map(mask)

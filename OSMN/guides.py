@@ -171,7 +171,7 @@ def dilated(mask: np.ndarray) -> np.ndarray:
     return grown.astype(np.float32) * 255
 
 
-def perturbed(mask: np.ndarray, size: float, center: np.ndarray, spread: float = 0.2) -> np.ndarray:
+def perturbed(mask: np.ndarray, size: float, center: np.ndarray, spread: float) -> np.ndarray:
     """The content of the mask's box enlarged and moved (util.py perturb_mask).
 
     Args:

@@ -21,6 +21,7 @@ RECORDED = np.load(Path(__file__).parent / 'recorded' / 'osmn_small.npz')
 TINY = dict(
     height=48, width=64, guide_size=32, channels=0.07, batch_size=2, train_steps=4, log_steps=1,
     checkpoint_steps=2, test_height=48, test_width=80, online_steps=3, device='cpu', workers=2,
+    original_mask=False, center_perturb=0.5, std_perturb=1.0, threshold=0.8,  # as the paper has it
 )  # fmt: skip
 
 
@@ -305,6 +306,24 @@ def test_samples_equal_the_official_ones(pictures, kind, i):
             assert np.array_equal(mine, theirs), key
 
 
+@pytest.mark.parametrize('i', range(6))
+def test_masks_as_guides_equal_the_official_ones(i):
+    cfg = config.get_config('full')
+    cfg.original_mask = True
+    mask = guides.resize_mask(RECORDED['sample/previous_mask'], (40, 72))
+    ours = data.prior(mask, cfg, RECORDED[f'sample/{i}/draws'])
+    assert np.array_equal(ours, RECORDED[f'sample/{i}/davis/dilated'])
+    assert not np.array_equal(ours, data.prior(mask, cfg))
+
+
+def test_the_least_mask_is_still_a_guide():
+    cfg = tiny(original_mask=True, std_perturb=3.0)
+    mask = np.zeros((40, 72), np.uint8)
+    mask[20, 36] = 1
+    assert data.prior(mask, cfg, np.zeros(17)).any()
+    assert not data.prior(np.zeros_like(mask), cfg, np.zeros(17)).any()  # the object has vanished
+
+
 def test_heat_map_of_hard_masks():
     mask = np.zeros((20, 30), np.uint8)
     assert not guides.heat_map(mask).any()  # the object has vanished
@@ -340,9 +359,9 @@ def test_guide_of_hard_masks():
 def test_perturbed_mask_moves_and_grows():
     mask = np.zeros((40, 60), np.uint8)
     mask[10:21, 20:41] = 1
-    same = guides.perturbed(mask, 1.0, np.array([0.5, 0.5]))
+    same = guides.perturbed(mask, 1.0, np.array([0.5, 0.5]), 0.2)
     assert np.array_equal(same, mask)
-    moved = guides.perturbed(mask, 1.2, np.array([1.0, 0.5]))
+    moved = guides.perturbed(mask, 1.2, np.array([1.0, 0.5]), 0.2)
     assert moved.sum() > 1.3 * mask.sum() and guides.box(moved)[0] > 20
 
 

@@ -66,8 +66,8 @@ def test_resume_and_the_next_stage(run, drawn, tmp_path, capsys):
     assert 'resuming from step 2' in capsys.readouterr().out
     assert int(tf.train.load_variable(folder, 'global_step')) == 4
     flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={tmp_path}/next', '--steps=1']
-    flags += [f'--init_from={folder}', '--learning_rate=0', '--set=dataset=davis']
-    assert train.main(FLAGS + flags + ['--set=fix_bn=True']) == 0
+    flags += [f'--init_from={folder}', '--learning_rate=0', '--preset=smoke_davis']
+    assert train.main(FLAGS + flags) == 0
     for name in ('osmn/seg/conv1/conv1_1/weights', 'osmn/modulator_sp/conv3/BatchNorm/moving_mean'):
         old, new = (tf.train.load_variable(str(f), name) for f in (folder, tmp_path / 'next'))
         assert np.array_equal(old, new), name

@@ -173,12 +173,13 @@ def training(modules, height=96, width=128) -> dict:
 
 
 @contextlib.contextmanager
-def draws(numbers):
+def draws(numbers, mask=False):
     """random.random and np.random.uniform answer from our 17 numbers, in the official order of
-    calls; see OSMN/data.py."""
+    calls, with `mask` of a mask as spatial guide; see OSMN/data.py."""
     numbers = list(numbers)
     single = iter([numbers[4], numbers[5], numbers[8]])
-    arrays = iter([numbers[:4], numbers[9:11], numbers[11:13]])
+    guide = [numbers[11:12], numbers[9:11]] if mask else [numbers[9:11], numbers[11:13]]
+    arrays = iter([numbers[:4], *guide])
     kept = random.random, np.random.uniform
 
     def uniform(low, high, count):
@@ -218,6 +219,7 @@ def samples(modules) -> dict:
 
     args = parameters(guide_size=(64, 64), data_aug_flip=True)
     util, found = modules['util'], {}
+    args.dilate_structure = util.get_dilate_structure(5)
     with tempfile.TemporaryDirectory() as folder:
         made = pictures(Path(folder))
         found.update({f'sample/{k}': v for k, v in made.items()})
@@ -231,6 +233,11 @@ def samples(modules) -> dict:
                 values = modules['dataset_davis'].get_one(item, (72, 40), args)
             for key, value in zip(('guide', 'heat', 'image', 'mask'), values):
                 found[f'sample/{i}/davis/{key}'] = np.asarray(value, np.float32)
+            args.use_original_mask = True
+            with draws(numbers, mask=True):
+                grown = modules['dataset_davis'].get_one(item, (72, 40), args)[1]
+            found[f'sample/{i}/davis/dilated'] = np.asarray(grown, np.uint8)
+            args.use_original_mask = False
             with draws(numbers):  # the calls of dataset_coco.next_batch, in its order
                 image, label = (Image.open(path[k]) for k in ('now', 'now_mask'))
                 inside = util.get_mask_bbox(np.array(label))
