@@ -4,8 +4,8 @@
     python -m OSMN.train --data_path=DAVIS --output_path=run2 --init_from=run1 --preset=davis
 
 Presets: full (the COCO stage), davis, youtube_vos, performance, smoke (narrow and small, the
-default on CPU; its stage is chosen by --set=dataset=davis). A killed run goes on from its last
-checkpoint when the command is given again.
+default on CPU), smoke_davis (its stage on DAVIS). A killed run goes on from its last checkpoint
+when the command is given again.
 """
 
 from __future__ import annotations

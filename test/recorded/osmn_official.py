@@ -103,15 +103,11 @@ def seeded(variables) -> list:
 
 
 def networks(modules, output: str, sizes, variant: str) -> dict:
-    """Scales, logits and probability of a variant at sizes; its weights go to
-    <output>/<variant>.ckpt."""
+    """Scales and logits of a variant at sizes; its weights go to <output>/<variant>.ckpt."""
     import tensorflow as tf
 
     found, model = {}, modules['model_func']
-    functions = {
-        'osvos': model.osmn, 'deeplab': model.osmn_deeplab, 'masktrack': model.osmn_masktrack,
-        'lite': model.osmn_lite,
-    }  # fmt: skip
+    function = getattr(model, 'osmn' if variant == 'osvos' else f'osmn_{variant}')
     visual = model.visual_modulator_lite if variant == 'lite' else model.visual_modulator
     for tag, (height, width) in sizes.items():
         params = parameters(base_model=variant, im_size=[width, height])
@@ -119,7 +115,7 @@ def networks(modules, output: str, sizes, variant: str) -> dict:
         with tf.Graph().as_default(), tf.Session() as session:
             scales = visual(tf.constant(guide), params, is_training=False)
             feed = [tf.constant(x) for x in (guide, heat, image)]
-            logits, _ = functions[variant](feed, params, visual_modulator_params=scales)
+            logits, _ = function(feed, params, visual_modulator_params=scales)
             step = tf.Variable(0, name='global_step', trainable=False)
             variables = [v for v in tf.global_variables() if v is not step]
             for v, value in zip(variables, seeded(variables)):
@@ -137,8 +133,7 @@ def networks(modules, output: str, sizes, variant: str) -> dict:
 
 
 def training(modules, height=96, width=128) -> dict:
-    """Loss and L2 of a batch of 2, the gradients of some variables, dropout off, batch statistics
-    on."""
+    """Loss, L2 and some gradients of a batch of 2, without dropout, with batch statistics."""
     import tensorflow as tf
 
     guide, heat, image, mask = inputs(height, width, 2)
@@ -158,13 +153,14 @@ def training(modules, height=96, width=128) -> dict:
         ]  # fmt: skip
         variables = {v.op.name: v for v in tf.trainable_variables()}
         gradients = tf.gradients(loss + decay, [variables[name] for name in names])
-        moving = [v for v in tf.global_variables() if 'modulator_sp' in v.op.name]
         everything = tf.global_variables()
         for v, value in zip(everything, seeded(everything)):
             v.load(value, session)
         session.run(modules['model_func'].interp_surgery(everything))
         values = session.run([loss, decay] + gradients)
-        statistics = [v for v in moving if 'moving' in v.op.name]
+        statistics = [
+            v for v in everything if 'modulator_sp' in v.op.name and 'moving' in v.op.name
+        ]
         after = dict(zip((v.op.name for v in statistics), session.run(statistics)))
     found = {'train/loss': values[0], 'train/decay': values[1]}
     found.update({f'train/gradient/{n}': g for n, g in zip(names, values[2:])})
@@ -176,8 +172,7 @@ def training(modules, height=96, width=128) -> dict:
 def draws(numbers, mask=False):
     """random.random and np.random.uniform answer from our 17 numbers, in the official order of
     calls, with `mask` of a mask as spatial guide; see OSMN/data.py."""
-    numbers = list(numbers)
-    single = iter([numbers[4], numbers[5], numbers[8]])
+    single = iter(numbers[[4, 5, 8]])
     guide = [numbers[11:12], numbers[9:11]] if mask else [numbers[9:11], numbers[11:13]]
     arrays = iter([numbers[:4], *guide])
     kept = random.random, np.random.uniform
@@ -217,9 +212,13 @@ def samples(modules) -> dict:
     """Guide, heat map, image and mask of six samples with given draws, DAVIS and COCO order."""
     from PIL import Image
 
-    args = parameters(guide_size=(64, 64), data_aug_flip=True)
     util, found = modules['util'], {}
-    args.dilate_structure = util.get_dilate_structure(5)
+    args, disk = parameters(guide_size=(64, 64), data_aug_flip=True), util.get_dilate_structure(5)
+    masked = parameters(**dict(vars(args), use_original_mask=True, dilate_structure=disk))
+
+    def pixels(image):
+        return util.to_bgr(np.array(image, np.float32)) - np.array((104, 117, 123))
+
     with tempfile.TemporaryDirectory() as folder:
         made = pictures(Path(folder))
         found.update({f'sample/{k}': v for k, v in made.items()})
@@ -227,35 +226,28 @@ def samples(modules) -> dict:
         item = [path[k] for k in ('guide', 'guide_mask', 'previous_mask', 'now', 'now_mask')]
         for i in range(6):
             numbers = np.random.RandomState(100 + i).random_sample(17)
-            args.vg_keep_aspect_ratio = i == 4
             found[f'sample/{i}/draws'] = numbers
+            args.vg_keep_aspect_ratio = i == 4
             with draws(numbers):
-                values = modules['dataset_davis'].get_one(item, (72, 40), args)
-            for key, value in zip(('guide', 'heat', 'image', 'mask'), values):
-                found[f'sample/{i}/davis/{key}'] = np.asarray(value, np.float32)
-            args.use_original_mask = True
+                values = {'davis': modules['dataset_davis'].get_one(item, (72, 40), args)}
             with draws(numbers, mask=True):
-                grown = modules['dataset_davis'].get_one(item, (72, 40), args)[1]
-            found[f'sample/{i}/davis/dilated'] = np.asarray(grown, np.uint8)
-            args.use_original_mask = False
+                grown = modules['dataset_davis'].get_one(item, (72, 40), masked)[1]
+            found[f'sample/{i}/davis/dilated'] = grown.astype(np.uint8)
             with draws(numbers):  # the calls of dataset_coco.next_batch, in its order
                 image, label = (Image.open(path[k]) for k in ('now', 'now_mask'))
                 inside = util.get_mask_bbox(np.array(label))
-                guide, guide_label = util.data_augmentation(
+                guide, shown = util.data_augmentation(
                     image.crop(inside), label.crop(inside), (64, 64), data_aug_flip=True,
                     keep_aspect_ratio=i == 4, random_crop_ratio=0.1, random_rotate_angle=10,
                 )  # fmt: skip
                 image, label = util.data_augmentation(image, label, (72, 40), random_crop_ratio=0)
                 label = np.array(label, np.float32)
                 heat = util.get_gb_image(label, center_perturb=0.2, std_perturb=0.4)
-            mean = np.array((104, 117, 123))
-            guide = util.to_bgr(np.array(guide, np.float32)) - mean
-            values = (
-                util.mask_image(guide, np.array(guide_label, np.uint8)), heat,
-                util.to_bgr(np.array(image, np.float32)) - mean, label,
-            )  # fmt: skip
-            for key, value in zip(('guide', 'heat', 'image', 'mask'), values):
-                found[f'sample/{i}/coco/{key}'] = np.asarray(value, np.float32)
+            guide = util.mask_image(pixels(guide), np.array(shown, np.uint8))
+            values['coco'] = guide, heat, pixels(image), label
+            for kind in values:
+                for key, value in zip(('guide', 'heat', 'image', 'mask'), values[kind]):
+                    found[f'sample/{i}/{kind}/{key}'] = np.asarray(value, np.float32)
     return found
 
 
@@ -323,8 +315,7 @@ def roll_out(modules, output: str) -> dict:
             maps = [np.load(os.path.join(result, 'clip', f'{t:05d}.npy')) for t in (1, 2, 3)]
         if name == 'centred':  # the bias is moved so that the masks are neither empty nor full
             level = np.percentile(maps[0], 80)
-            target = os.path.join(output, 'roll.ckpt')
-            weights = shifted(weights, target, -np.log(level / (1 - level)))
+            weights = shifted(weights, os.path.join(output, 'roll.ckpt'), np.log(1 / level - 1))
     return {'roll/images': images, 'roll/mask': mask, 'roll/maps': np.stack(maps)}
 
 
