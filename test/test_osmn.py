@@ -21,7 +21,7 @@ RECORDED = np.load(Path(__file__).parent / 'recorded' / 'osmn_small.npz')
 TINY = dict(
     height=48, width=64, guide_size=32, channels=0.07, batch_size=2, train_steps=4, log_steps=1,
     checkpoint_steps=2, test_height=48, test_width=80, online_steps=3, device='cpu', workers=2,
-    original_mask=False, center_perturb=0.5, std_perturb=1.0, threshold=0.8,  # as the paper has it
+    original_mask=False, center_perturb=0.5, std_perturb=1.0, threshold=0.8,  # the heat map
 )  # fmt: skip
 
 
