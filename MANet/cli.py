@@ -1,4 +1,5 @@
-"""What every program of a model folder shares: flags, settings, paths, errors as exit status.
+"""What every program of a model folder shares: flags, settings, folders of runs, checkpoints and
+graphs in and out, errors as exit status.
 
 The same file in all five model folders. Flag names follow the Ascend model zoo; each reaches what
 it names.
@@ -10,19 +11,24 @@ import argparse
 import ast
 import contextlib
 import difflib
+import fcntl
 import functools
 import json
 import os
-import queue
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from . import npu
+from common import files, weights
+
+from . import config, npu
 
 PRECISION_MODES = (
     'allow_mix_precision',
@@ -32,22 +38,65 @@ PRECISION_MODES = (
 )  # what every TF Adapter accepts (ascend ModelZoo)
 MODEL = Path(__file__).resolve().parent
 ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError)
+MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')  # their scopes: these in small letters
+SLOTS = ('/Adam', '/Adam_1', '/AdamW', '/AdamW_1', '/Momentum')  # an optimizer's variables
+ABOVE_ZERO = (
+    'batch_size', 'accumulate', 'learning_rate', 'online_learning_rate', 'height', 'width',
+    'test_height', 'channels', 'log_steps', 'checkpoint_steps', 'keep_checkpoints', 'online_steps',
+    'iterations_per_loop', 'guide_size', 'search_size', 'size', 'objects',
+)  # fmt: skip
+NOT_NEGATIVE = ('train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum')
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM has come; `status` is the exit status, 130 or 143."""
+
+    def __init__(self, number: int):
+        """`number` of the signal."""
+        super().__init__(number)
+        self.status = 128 + number
 
 
 def program(main):
-    """Turns an error of `main(argv)` into one message on stderr and exit status 1."""
+    """Turns an error of `main(argv)` into one message on stderr and exit status 1, SIGINT and
+    SIGTERM into one line and 130 or 143. Called from another program, it leaves signals to that."""
 
     @functools.wraps(main)
     def run(argv=None):
         tf.logging.set_verbosity(tf.logging.ERROR)
+        mine = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        mine = mine and threading.current_thread() is threading.main_thread()
         try:
-            main(argv)
+            with _signals() if mine else contextlib.nullcontext():
+                main(argv)
+        except Stopped as stopped:
+            if not mine:
+                raise
+            print(f'{MODEL.name}: stopped by a signal; given again, it goes on', file=sys.stderr)
+            return stopped.status
         except ERRORS as error:
             print(f'{MODEL.name}: error: {_text(error)}', file=sys.stderr, flush=True)
             return 1
         return 0
 
     return run
+
+
+@contextlib.contextmanager
+def _signals():
+    """Raises Stopped at the first SIGINT or SIGTERM; more of them are ignored while things end."""
+
+    def stop(number, frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _text(error):
@@ -62,21 +111,24 @@ def boolean(text: str) -> bool:
     return text.lower() == 'true'
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, not {text!r}')
+    return int(text)
+
+
 def parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose help is the module docstring, with the flags that all programs have."""
     result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument(
-        '--preset',
-        help='settings of config.py; default: those of the checkpoint, '
-        'else full (training on CPU: smoke)',
-    )
+    text = 'settings of config.py; default: those of the checkpoint, else full (on CPU: smoke)'
+    result.add_argument('--preset', help=text)
     result.add_argument('--device', choices=('auto', 'npu', 'cpu'), default='auto')
     result.add_argument('--seed', type=int, help='of every random draw')
-    result.add_argument(
-        '--set', action='append', default=[], metavar='NAME=VALUE', help='a setting of config.py'
-    )
+    text = 'a setting of config.py'
+    result.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help=text)
     return result
 
 
@@ -84,23 +136,29 @@ def add_training_flags(flags: argparse.ArgumentParser) -> None:
     """The model zoo's training flags (ascend ModelZoo, test/train_full_1p.sh)."""
     add, switch = flags.add_argument, dict(type=boolean, default=False, metavar='{True,False}')
     add('--data_path', help='data; as given, then from --script_dir; default on CPU: drawn data')
-    add('--output_path', default='output', help='checkpoints, resumed from when there are any')
+    text = 'checkpoints, resumed from when there are any; default: output/<model>'
+    add('--output_path', default=os.path.join('output', MODEL.name), help=text)
     text = 'updates in all, those already done included'
-    add('--steps', '--train_steps', type=int, dest='steps', help=text)
+    add('--steps', '--train_steps', type=positive, dest='steps', help=text)
     text = 'passes over the data, instead of --steps'
-    add('--epochs', '--train_epochs', type=int, dest='epochs', help=text)
-    add('--batch_size', type=int, help='examples a card a step')
+    add('--epochs', '--train_epochs', type=positive, dest='epochs', help=text)
+    add('--batch_size', type=positive, help='examples a card a step')
     add('--learning_rate', type=float)
     add('--precision_mode', choices=PRECISION_MODES, help='NPU only')
     add('--loss_scale', help="NPU only: 'dynamic', 'none' or a number")
     text = 'checkpoint (folder or prefix) to start from'
     add('--init_from', '--ckpt_path', dest='init_from', help=text)
+    text = 'take --init_from even where it has less than half of the variables'
+    add('--partial_init', action='store_true', help=text)
+    text = 'random weights where the preset expects published ones'
+    add('--from_scratch', action='store_true', help=text)
     add('--over_dump', help='NPU: dump overflows', **switch)
     add('--data_dump_flag', help='NPU: dump operators', **switch)
     add('--data_dump_step', default='10', help='NPU: steps dumped, such as 0|5|10-20')
     add('--profiling', help='NPU: write a profile', **switch)
     add('--autotune', help='NPU: tune operators', **switch)
-    add('--check_data', action='store_true', help='count what --data_path holds and stop')
+    text = 'count what --data_path holds and stop; =all: decode every file'
+    add('--check_data', nargs='?', const='some', choices=('some', 'all'), help=text)
     text = 'build the graph, read one batch, print sizes and stop'
     add('--dry_run', action='store_true', help=text)
     text = 'perf: preset performance, no accuracy at the end'
@@ -109,15 +167,76 @@ def add_training_flags(flags: argparse.ArgumentParser) -> None:
     add('--script_dir', help='second folder from which a relative --data_path is tried')
 
 
+def add_evaluation_flags(flags: argparse.ArgumentParser, datasets: tuple) -> None:
+    """What evaluate has in every folder; cfg.year and cfg.dataset are the defaults of --year and
+    --dataset."""
+    add = flags.add_argument
+    add('--data_path', help='data tree; default on CPU: drawn data')
+    add('--checkpoint', help='folder or prefix')
+    add('--output_path', default='results')
+    add('--dataset', choices=datasets, help='default: as trained, or davis')
+    add('--split', default='', help="default: val, of YouTube-VOS 'valid'")
+    add('--year', choices=('2016', '2017'), help='DAVIS: one object, or several')
+    add('--sequences', help='a,b; default: the split')
+    add('--overlay', action='store_true', help='draw contact sheets and clips')
+
+
+def options(flags: argparse.ArgumentParser, **values) -> argparse.Namespace:
+    """The defaults of a program's flags, then `values`: how one program calls another."""
+    result = flags.parse_args([])
+    vars(result).update(values)
+    return result
+
+
+def add_demo_flags(flags: argparse.ArgumentParser) -> None:
+    """What demo has in every folder."""
+    add = flags.add_argument
+    add('--input', required=True, help='video file, or folder of frames')
+    add('--checkpoint', required=True, help='folder or prefix')
+    add('--output_path', help='default: demo/<name of the input>')
+    add('--fps', type=float, help="frames a second of overlay.mp4; default: the input's")
+
+
+def add_convert_flags(flags: argparse.ArgumentParser, formats) -> None:
+    """What convert has in every folder; `formats`: names that --format may have."""
+    add = flags.add_argument
+    add('--source', required=True, help='weights file, or prefix of a TensorFlow checkpoint')
+    add('--output', required=True, help='prefix of the checkpoint, such as vgg/model.ckpt')
+    add('--format', choices=sorted(formats), help='default: by the names in the file')
+
+
+def say_converted(args, kind: str, arrays: dict, left_out: list) -> None:
+    """Prints what convert has mapped and what it has left out."""
+    count = sum(array.size for array in arrays.values())
+    print(f'{args.source}: {kind}, {len(arrays)} arrays, {count} numbers -> {args.output}')
+    print(f'left out: {len(left_out)} arrays {left_out[:5]}')
+
+
+def add_export_flags(flags: argparse.ArgumentParser) -> None:
+    """What export has in every folder."""
+    add = flags.add_argument
+    add('--checkpoint', required=True, help='folder or prefix')
+    add('--output_path', default='exported')
+    add('--height', type=positive, help='px; default: of the settings')
+    add('--width', type=positive, help='px; default: of the settings')
+
+
+def demo_folder(args) -> str:
+    """The folder of a demo's results, made: --output_path, or demo/<name of the input>."""
+    name = os.path.basename(os.path.abspath(args.input))
+    return writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+
+
 def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
     """The settings of a run: preset, then config.json beside `checkpoint`, then flags, then --set.
 
     Raises:
-      ValueError: unknown preset or setting (nearest names given), value of another type.
+      ValueError: unknown preset or setting (nearest names given), value of another type or out of
+      range.
     """
     device = npu.choose_device(args.device)
     preset = args.preset
-    saved = {} if preset or not checkpoint else _saved(checkpoint)
+    saved = {} if preset or not checkpoint else saved_settings(checkpoint)
     if preset is None and not saved and not checkpoint:
         preset = 'full' if getattr(args, 'case', 'acc') == 'acc' else 'performance'
         if device == 'cpu':
@@ -125,11 +244,13 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
             preset = 'smoke'
     cfg = get_config(preset or 'full')
     cfg.update({key: value for key, value in saved.items() if key in cfg})
-    if getattr(args, 'epochs', None):
+    cfg.trained_on = saved.get('trained_on', [])
+    if getattr(args, 'epochs', None) is not None:
         cfg.update(train_epochs=args.epochs, train_steps=0)
-    if getattr(args, 'steps', None):
+    if getattr(args, 'steps', None) is not None:
         cfg.train_steps = args.steps
-    for key in ('batch_size', 'learning_rate', 'precision_mode', 'loss_scale', 'seed'):
+    names = ('batch_size', 'learning_rate', 'precision_mode', 'loss_scale', 'seed', 'year')
+    for key in names:
         if getattr(args, key, None) is not None:
             cfg[key] = getattr(args, key)
     for text in args.set:
@@ -137,15 +258,35 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
     for key in ('over_dump', 'data_dump_flag', 'data_dump_step', 'profiling', 'autotune', 'case'):
         cfg[key] = getattr(args, key, None)
     cfg.device = device
+    check_ranges(cfg)
     return cfg
 
 
-def _saved(checkpoint):
-    path = os.path.join(os.path.dirname(checkpoint_prefix(checkpoint)), 'config.json')
+def check_ranges(cfg) -> None:
+    """ValueError where a setting is out of its range; config.RANGES has those of one model."""
+    ranges = {key: (0, float('inf')) for key in (*ABOVE_ZERO, *NOT_NEGATIVE)}
+    ranges.update(config.RANGES)
+    for key, (low, high) in ranges.items():
+        value = cfg.get(key)
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            raise ValueError(f'{key}={value}: expected {low} .. {high}')
+        if key in ABOVE_ZERO and value == 0:
+            raise ValueError(f'{key}={value}: expected a number above 0')
+
+
+def saved_settings(checkpoint: str) -> dict:
+    """What config.json beside a checkpoint holds; {} where there is none.
+
+    Raises:
+      FileNotFoundError: no such checkpoint. ValueError: it is of another model.
+    """
+    path = os.path.join(os.path.dirname(weights.checkpoint_prefix(checkpoint)), 'config.json')
     if not os.path.isfile(path):
         return {}
-    with open(path) as f:
-        return json.load(f)
+    found = files.read_json(path)
+    if found.get('name', MODEL.name) != MODEL.name:
+        raise ValueError(f'{checkpoint} is a checkpoint of {found["name"]}, this is {MODEL.name}')
+    return found
 
 
 def _assign(cfg, text):
@@ -162,8 +303,6 @@ def _assign(cfg, text):
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             raise ValueError(f'--set {text}: expected a value like {old!r}') from None
-    elif key == 'loss_scale':
-        value = str(value)
     if isinstance(old, float) and isinstance(value, int):
         value = float(value)
     if type(value) is not type(old):
@@ -205,7 +344,10 @@ def drawn_data(cfg) -> str:
         )
     output = MODEL.parent / 'test' / 'output' / 'sample_data'
     print(f'data: drawing a small set in {output} (no --data_path)', flush=True)
-    subprocess.run([sys.executable, str(script), f'--output={output}'], check=True)
+    try:
+        subprocess.run([sys.executable, str(script), f'--output={output}'], check=True)
+    except subprocess.CalledProcessError as error:
+        raise RuntimeError(f'{script} failed with exit status {error.returncode}') from None
     return str(output)
 
 
@@ -215,10 +357,8 @@ def writable(folder: str) -> str:
     folder = os.path.abspath(folder)
     try:
         os.makedirs(folder, exist_ok=True)
-        probe = os.path.join(folder, f'.write_probe_{os.getpid()}')
-        with open(probe, 'w') as f:
-            f.write('x')
-        os.remove(probe)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OSError(
             f'cannot write to {folder}: {error.strerror}; choose another --output_path'
@@ -226,24 +366,66 @@ def writable(folder: str) -> str:
     return folder
 
 
-def checkpoint_prefix(path: str) -> str:
-    """Prefix of a checkpoint: `path` itself, or the newest one in the folder `path`.
+def checkpoint_to_start_from(args, cfg) -> str:
+    """Prefix of --init_from, of published weights that lie where config.PRETRAINED says, or ''.
+
+    cfg.trained_on becomes what the weights will have been trained on.
 
     Raises:
-      FileNotFoundError: none there.
+      FileNotFoundError: no such checkpoint. ValueError: the preset expects published weights, and
+      neither they nor --from_scratch are given.
     """
-    absolute = os.path.abspath(path)
-    if os.path.isdir(absolute):
-        latest = tf.train.latest_checkpoint(absolute)
-        if latest and os.path.isfile(f'{latest}.index'):
-            return latest
-    elif os.path.isfile(f'{absolute}.index'):
-        return absolute
-    raise FileNotFoundError(
-        f'no checkpoint at {absolute}: expected a folder with '
-        'model.ckpt-*.index or a prefix such as run/model.ckpt-1000; '
-        'published weights are imported by convert'
+    cfg.trained_on = [os.path.basename(cfg.data_path) if args.data_path else 'drawn data']
+    if args.init_from:
+        cfg.trained_on = saved_settings(args.init_from).get('trained_on', []) + cfg.trained_on
+        return weights.checkpoint_prefix(args.init_from)
+    running = os.path.isfile(os.path.join(args.output_path, 'checkpoint'))
+    if cfg.from_scratch or args.from_scratch or running:
+        return ''
+    tried = [
+        os.path.join(folder, config.PRETRAINED['file'])
+        for folder in (cfg.data_path, str(MODEL.parent))
+    ]
+    for path in tried:
+        if os.path.isfile(path) or os.path.isfile(f'{path}.index'):
+            return _converted(path, os.path.join(args.output_path, 'published'))
+    raise ValueError(
+        f'preset {cfg.preset} starts from published weights: {config.PRETRAINED["what"]}. '
+        f'Tried {" and ".join(tried)}. {config.PRETRAINED["how"]} and give the checkpoint by '
+        '--init_from; --from_scratch trains from random weights'
     )
+
+
+def _converted(source, folder):
+    from . import convert
+
+    prefix = os.path.join(folder, 'model.ckpt')
+    if not os.path.isfile(f'{prefix}.index'):
+        print(f'{source} is converted to {prefix}', flush=True)
+        if convert.main([f'--source={source}', f'--output={prefix}']):
+            raise ValueError(f'{source} could not be converted (message above)')
+    return prefix
+
+
+def of_network(variable) -> bool:
+    """Whether a variable is one of the network, not of the optimizer."""
+    name = variable.op.name
+    return name.startswith(f'{MODEL.name.lower()}/') and not name.endswith(SLOTS)
+
+
+def init_from_checkpoint(cfg) -> None:
+    """Has the network's variables start from cfg.init_from, where that is set; a backbone alone
+    will do. Call it when the graph is built."""
+    if cfg.get('init_from'):
+        variables = [v for v in tf.global_variables() if of_network(v)]
+        found = match_variables(cfg.init_from, variables, partial=True)
+        if 2 * len(found) < len(variables) and not cfg.get('partial_init'):
+            raise ValueError(
+                f'{cfg.init_from} has {len(found)} of the {len(variables)} variables of this '
+                'network, less than half: give --partial_init if that is meant'
+            )
+        print(f'{len(found)} of {len(variables)} variables from {cfg.init_from}', flush=True)
+        tf.train.init_from_checkpoint(cfg.init_from, {v.op.name: v for v in found})
 
 
 def match_variables(prefix: str, variables, partial: bool = False) -> list:
@@ -265,57 +447,251 @@ def match_variables(prefix: str, variables, partial: bool = False) -> list:
         if found.get(v.op.name, v.shape.as_list()) != v.shape.as_list()
     ]
     if shapes or (missing and not partial) or len(missing) == len(variables):
+        scopes = {name.split('/')[0] for name in found}
+        others = [m for m in MODELS if m.lower() in scopes and m != MODEL.name]
+        whose = f' but of {others[0]}' if others else ''
         raise ValueError(
-            f'checkpoint {prefix} is not of this network: {len(missing)} of {len(variables)} '
-            f'variables missing (first: {missing[:3]}), {len(shapes)} of another shape '
-            f'(first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?'
+            f'checkpoint {prefix} is not of this network{whose}: {len(missing)} of '
+            f'{len(variables)} variables missing (first: {missing[:3]}), {len(shapes)} of another '
+            f'shape (first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?'
         )
     return [v for v in variables if v.op.name in found]
 
 
-def resume(cfg, output_path: str) -> None:
-    """Sets the step that a run goes on from; it then starts from no other checkpoint."""
-    latest = tf.train.latest_checkpoint(output_path)
-    if latest:
-        cfg.start_step = int(tf.train.load_variable(latest, 'global_step'))
-        cfg.init_from = ''
-        print(f'resuming from step {cfg.start_step}: {latest}', flush=True)
+def restore(session, prefix: str) -> None:
+    """Loads a checkpoint into the network's variables of the session's graph, all of them.
+
+    Raises:
+      ValueError: the checkpoint is of another network.
+    """
+    with session.graph.as_default():
+        variables = [v for v in tf.global_variables() if of_network(v)]
+        tf.train.Saver(match_variables(prefix, variables)).restore(session, prefix)
 
 
-def save_settings(cfg, output_path: str) -> None:
-    """Writes config.json beside the checkpoints: the other programs take their settings there."""
-    saved = {k: v for k, v in cfg.items() if k not in ('pairs', 'examples', 'start_step')}
-    text = json.dumps(saved, indent=1, sort_keys=True)
-    npu.replace_file(os.path.join(output_path, 'config.json'), text)
+def say_weights(cfg, prefix: str) -> None:
+    """Prints which weights are used and what they were trained on."""
+    source = ', then '.join(cfg.get('trained_on') or ['data that config.json does not name'])
+    more = ': for tests only' if 'drawn data' in source else ''
+    print(f'weights: {prefix}, trained on {source}{more}', flush=True)
 
 
-def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
-    """Runs commands, one process on each device at a time; returns their exit statuses.
+def check_data(args, cfg, check) -> None:
+    """Prints the counts of `check(root, every)` as JSON: what --check_data asks for."""
+    print(json.dumps(check(data_root(args, cfg), every=args.check_data == 'all')))
+
+
+def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
+    """Builds the training graph, reads one batch and prints what a run would use.
 
     Args:
-      jobs: [(command, log file)]; the process writes there and has ASCEND_DEVICE_ID of its device.
-      devices: ids.
+      cfg: of the run.
+      input_fn: of data.py.
+      build_loss: function (features, labels, cfg) -> float32 scalar, whose gradients are built too.
+      slots: numbers that the optimizer keeps beside each weight.
     """
-    waiting, results = queue.Queue(), [1] * len(jobs)
-    for i in range(len(jobs)):
-        waiting.put(i)
-    path = os.pathsep.join([str(MODEL.parent), os.environ.get('PYTHONPATH', '')])
+    with tf.Graph().as_default(), tf.Session() as session:
+        iterator = tf.data.make_one_shot_iterator(input_fn(cfg, True))
+        features, labels = iterator.get_next()
+        batch = session.run({**features, **labels})
+        tf.train.get_or_create_global_step()
+        tf.gradients(build_loss(features, labels, cfg), tf.trainable_variables())
+        init_from_checkpoint(cfg)
+        count = sum(v.shape.num_elements() for v in tf.trainable_variables() if of_network(v))
+    print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
+    disk = count * 4 * (1 + slots) * cfg.keep_checkpoints / 1e6
+    print(
+        f'{count} parameters, {disk:.0f} MB of checkpoints, {cfg.train_steps} steps, '
+        f'device {cfg.device}'
+    )
 
-    def work(device):
-        environment = dict(
-            os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1', PYTHONPATH=path
+
+def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
+    """Takes the folder args.output_path for a run: refuses one of another run, sets
+    cfg.start_step, writes config.json. To be called once, before the training.
+
+    Args:
+      cfg: of the run.
+      args: output_path, and result_path where the zoo's files are wanted.
+      settings: that config.json keeps; default: cfg.
+
+    Returns:
+      The hook that prints progress.
+
+    Raises:
+      ValueError: the folder holds another run (model, case, preset, network), or one is running.
+    """
+    folder = writable(args.output_path)
+    source = cfg if settings is None else settings
+    keys = [*config.get_config(cfg.preset), 'case', 'trained_on']
+    settings = json.loads(json.dumps({key: source.get(key) for key in keys}))
+    _lock(folder)
+    cfg.start_step = 0
+    if os.path.isfile(os.path.join(folder, 'checkpoint')):
+        _compare_runs(folder, settings)
+        _forget_paths(folder)
+        prefix = weights.checkpoint_prefix(folder)
+        cfg.start_step = int(tf.train.load_variable(prefix, 'global_step'))
+        cfg.init_from = ''
+        print(f'resuming from step {cfg.start_step}: {prefix}', flush=True)
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    files.write_text(os.path.join(folder, 'config.json'), text)
+    cfg.partial_init = getattr(args, 'partial_init', False)
+    result_path = getattr(args, 'result_path', None)
+    return npu.ProgressHook(cfg, folder, npu.loss_path(cfg, result_path) if result_path else None)
+
+
+_LOCKS = []  # open files; the system frees them when the process ends, however it ends
+
+
+def _lock(folder):
+    file = open(os.path.join(folder, '.lock'), 'w')  # noqa: SIM115, kept open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _LOCKS.append(file)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f'another run is writing to {folder}: wait for it, or choose another --output_path'
+        ) from None
+    except OSError:  # a file system without locks
+        file.close()
+
+
+def _compare_runs(folder, settings):
+    """Refuses the folder of another run; `settings` get what that run was trained on."""
+    path = os.path.join(folder, 'config.json')
+    saved = files.read_json(path) if os.path.isfile(path) else {}
+    settings['trained_on'] = saved.get('trained_on', settings['trained_on'])
+    changed = [key for key in settings if key in saved and saved[key] != settings[key]]
+    fatal = [key for key in ('name', 'case', 'preset', *config.NETWORK) if key in changed]
+    if fatal:
+        rows = ', '.join(f'{k} {saved[k]!r} there, {settings[k]!r} here' for k in fatal)
+        raise ValueError(
+            f'{folder} holds another run of {saved["name"]}: {rows}. Nothing was changed. Finish '
+            'that run with its own settings, choose another --output_path, or move the folder '
+            f'away: mv {folder} {folder}.old'
         )
-        with contextlib.suppress(queue.Empty):
-            while True:
-                i = waiting.get_nowait()
-                command, log_path = jobs[i]
-                print(f'device {device}: training, log in {log_path}', flush=True)
-                with open(log_path, 'a') as log:
-                    results[i] = subprocess.call(command, stdout=log, stderr=log, env=environment)
+    for key in changed:
+        print(f'{key}: {settings[key]!r} from here on, was {saved[key]!r}', flush=True)
 
-    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+
+def _forget_paths(folder):
+    """Names the checkpoints in the file `checkpoint` by their base names, so that the folder can be
+    moved."""
+    state = tf.train.get_checkpoint_state(folder)
+    names = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+    names = [name for name in names if os.path.isfile(os.path.join(folder, f'{name}.index'))]
+    state.model_checkpoint_path = os.path.basename(state.model_checkpoint_path)
+    del state.all_model_checkpoint_paths[:]
+    state.all_model_checkpoint_paths.extend(names)
+    files.write_text(os.path.join(folder, 'checkpoint'), str(state))
+
+
+def end_run(args) -> str:
+    """Prints and returns the prefix of the last checkpoint of a run."""
+    folder = os.path.abspath(args.output_path)
+    _forget_paths(folder)
+    prefix = weights.checkpoint_prefix(folder)
+    print(f'trained: {prefix}', flush=True)
+    return prefix
+
+
+def write_result(cfg, args, accuracy) -> None:
+    """Writes the zoo's result files, with --case acc the score of accuracy(cfg, data_path,
+    checkpoint, output_path) too, then the marker `finished`; nothing without --result_path."""
+    if not args.result_path:
+        return
+    score = None
+    if args.case == 'acc':
+        results = os.path.join(args.result_path, 'results')
+        score = accuracy(cfg, cfg.data_path, args.output_path, results)
+    npu.write_result(cfg, args.result_path, args.output_path, score)
+    if cfg.case == 'perf':
+        print('a performance run: its weights are of no use; bash test/train_full_1p.sh trains')
+    files.write_text(os.path.join(args.result_path, 'finished'), '')
+
+
+def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: str) -> str:
+    """Writes a checkpoint with global_step 0; returns its prefix.
+
+    It is written under a temporary name and moved. With settings of a whole network they go to
+    config.json beside it, so that evaluate and export need none.
+
+    Args:
+      arrays: {variable: float32 array}.
+      prefix: such as vgg/model.ckpt.
+      settings: of config.py, or None of a backbone.
+      source: file that the arrays come from.
+    """
+    folder = writable(os.path.dirname(os.path.abspath(prefix)))
+    prefix = os.path.join(folder, os.path.basename(prefix))
+    temporary = f'{prefix}.{os.getpid()}.tmp'
+    with tf.Graph().as_default(), tf.Session() as session:
+        feeds = {name: tf.placeholder(tf.float32, array.shape) for name, array in arrays.items()}
+        variables = [tf.Variable(feeds[name], name=name) for name in arrays]
+        variables.append(tf.train.create_global_step())
+        values = {feeds[name]: array for name, array in arrays.items()}
+        session.run(tf.global_variables_initializer(), values)
+        saver = tf.train.Saver(variables)
+        saver.save(session, temporary, write_meta_graph=False, write_state=False)
+    for ending in ('.data-00000-of-00001', '.index'):
+        os.replace(temporary + ending, prefix + ending)
+    tf.train.update_checkpoint_state(folder, prefix)
+    _forget_paths(folder)
+    if settings is not None:
+        saved = {**settings, 'trained_on': [f'imported {os.path.basename(source)}']}
+        text = json.dumps(saved, indent=1, sort_keys=True)
+        files.write_text(os.path.join(folder, 'config.json'), text)
+    return prefix
+
+
+def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
+    """Writes saved_model_<name>/ and <name>.pb of a graph with a checkpoint's weights, and prints
+    the ATC command.
+
+    Args:
+      build: function without arguments that builds the graph and gives (inputs, outputs), dicts of
+        tensors.
+      name: of the files.
+      checkpoint: folder or prefix.
+      output_path: folder.
+
+    Raises:
+      FileExistsError: the folder is there already. ValueError: a checkpoint of another network.
+    """
+    prefix = weights.checkpoint_prefix(checkpoint)
+    folder = os.path.join(output_path, f'saved_model_{name}')
+    frozen_path = os.path.join(output_path, f'{name}.pb')
+    if os.path.exists(folder):
+        raise FileExistsError(f'{folder} is there already; choose another --output_path')
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, outputs = build()
+        outputs = {key: tf.identity(tensor, f'out_{key}') for key, tensor in outputs.items()}
+        if tf.global_variables():
+            restore(session, prefix)
+        nodes = [tensor.op.name for tensor in outputs.values()]
+        frozen = tf.graph_util.convert_variables_to_constants(
+            session, session.graph.as_graph_def(), nodes
+        )
+        with files.replacing(frozen_path) as temporary, open(temporary, 'wb') as f:
+            f.write(frozen.SerializeToString())
+        scratch = tempfile.mkdtemp(prefix=f'.{name}-', dir=output_path)
+        try:
+            model = os.path.join(scratch, 'saved_model')
+            tf.saved_model.simple_save(session, model, inputs, outputs)
+            os.replace(model, folder)
+        finally:
+            shutil.rmtree(scratch)
+    sizes = ';'.join(
+        f'{tensor.op.name}:{",".join(map(str, tensor.shape.as_list()))}'
+        for tensor in inputs.values()
+    )
+    wanted = ';'.join(f'{node}:0' for node in nodes)
+    print(
+        f'{folder}\n{frozen_path}\non a machine with CANN:\n'
+        f'atc --framework=3 --model={frozen_path} --output={os.path.splitext(frozen_path)[0]} '
+        f'--input_shape="{sizes}" --input_format=NHWC '
+        f'--out_nodes="{wanted}" --soc_version=Ascend910A',
+        flush=True,
+    )

@@ -13,11 +13,14 @@ import datetime
 import importlib.util
 import inspect
 import json
+import math
 import os
 import platform
 import time
 
 import tensorflow.compat.v1 as tf
+
+from common import files
 
 STALLED = 200  # attempts without an update before a run gives up: the loss scale has collapsed
 
@@ -155,7 +158,7 @@ def _debug_settings(cfg, folder):
 def _mixlist(cfg, model_dir):
     path = os.path.join(_folder(model_dir), 'mixlist.json')
     lists = {'black-list': {'to-add': list(cfg.black_list), 'to-remove': []}}
-    replace_file(path, json.dumps(lists))
+    files.write_text(path, json.dumps(lists))
     return path
 
 
@@ -226,12 +229,15 @@ class ProgressHook(tf.train.SessionRunHook):
     """Prints step, loss, speed and remaining time; measures throughput without the first interval.
 
     The first interval holds graph compilation, minutes on the NPU. `fps` is None until a second one
-    has ended. Attempts that do not advance the step (loss-scale overflows) end the run after
-    STALLED of them.
+    has ended. Attempts that do not advance the step (loss-scale overflows), or whose loss is not
+    finite, end the run after STALLED of them in a row.
     """
 
-    def __init__(self, cfg, loss_path: str | None = None):
-        """`loss_path`: a file that gets one loss a line; the graph's loss is named `train_loss`."""
+    def __init__(self, cfg, folder: str, loss_path: str | None = None):
+        """`folder` of the run, whose speed.json keeps throughput and last loss for the result block
+        of a run that is killed before it; `loss_path`: a file that gets one loss a line. The
+        graph's loss is named `train_loss`."""
+        self.folder = folder
         self.steps, self.images = cfg.train_steps, cfg.batch_size * rank()[1]
         left = self.steps - cfg.get('start_step', 0)
         self.every = max(1, min(cfg.log_steps, left // 3))
@@ -245,7 +251,7 @@ class ProgressHook(tf.train.SessionRunHook):
         with contextlib.suppress(KeyError):
             self.fetches['scale'] = named('progress_loss_scale:0')
         self.time = self.step = self.start = self.seen = None
-        self.attempts = 0
+        self.attempts = self.not_finite = 0
 
     def before_run(self, run_context):
         """Asks for step and loss with every call."""
@@ -253,7 +259,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
     def after_run(self, run_context, run_values):
         """Prints a line every interval."""
-        values, now = run_values.results, time.time()
+        values, now = run_values.results, time.monotonic()
         step = int(values['step'])  # of before or after this update: reads are not ordered
         self.last_loss = float(values['loss'])
         self.attempts = 0 if self.seen is None or step > self.seen else self.attempts + 1
@@ -262,6 +268,12 @@ class ProgressHook(tf.train.SessionRunHook):
             raise RuntimeError(
                 f'{STALLED} steps in a row overflowed at step {step}, loss scale '
                 f'{values.get("scale")}: lower --learning_rate or --loss_scale'
+            )
+        self.not_finite = 0 if math.isfinite(self.last_loss) else self.not_finite + 1
+        if self.not_finite >= STALLED:
+            raise RuntimeError(
+                f'the loss was not finite for {STALLED} steps in a row, up to step {step}: lower '
+                '--learning_rate; the checkpoints are kept'
             )
         target = self.steps if self.step is None else min(self.step + self.every, self.steps)
         if self.step is None or step + self.loop >= target:
@@ -287,12 +299,15 @@ class ProgressHook(tf.train.SessionRunHook):
         if self.loss_path:
             with open(self.loss_path, 'a') as f:
                 f.write(f'{self.last_loss:.6g}\n')
+        if self.fps:
+            speed = {'fps': self.fps, 'loss': self.last_loss, 'images': self.images}
+            files.write_text(os.path.join(self.folder, 'speed.json'), json.dumps(speed))
         self.step, self.time = step, now
 
 
-def write_result(cfg, folder: str, hook: ProgressHook, accuracy: float | None = None) -> None:
+def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = None) -> None:
     """Prints the model-zoo result block and writes `folder`/<CaseName>.log, keys and units of the
-    zoo.
+    zoo; throughput and loss are those that the training left in `run_folder`.
 
     ActualFPS: images/s over all cards; TrainingTime: ms a step; E2ETrainingTime: s since
     START_TIME.
@@ -300,24 +315,27 @@ def write_result(cfg, folder: str, hook: ProgressHook, accuracy: float | None = 
     Raises:
       RuntimeError: no throughput was measured (fewer than two progress intervals).
     """
-    if hook.fps is None:
+    path = os.path.join(run_folder, 'speed.json')
+    if not os.path.isfile(path):
         raise RuntimeError(
             'no throughput figure: fewer than two progress intervals were run; give '
             'more --steps than the output folder has already'
         )
+    speed = files.read_json(path)
     seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
     rows = {
         'Network': cfg.name, 'RankSize': rank()[1], 'BatchSize': cfg.batch_size,
         'DeviceType': platform.machine(), 'CaseName': case_name(cfg),
-        'ActualFPS': f'{hook.fps:.2f}', 'TrainingTime': f'{hook.images * 1000 / hook.fps:.2f}',
+        'ActualFPS': f'{speed["fps"]:.2f}',
+        'TrainingTime': f'{speed["images"] * 1000 / speed["fps"]:.2f}',
     }  # fmt: skip
     if accuracy is not None:
         rows['TrainAccuracy'] = f'{accuracy:.4f}'
-    rows.update(ActualLoss=f'{hook.last_loss:.6g}', E2ETrainingTime=seconds)
+    rows.update(ActualLoss=f'{speed["loss"]:.6g}', E2ETrainingTime=seconds)
     text = ''.join(f'{key} = {value}\n' for key, value in rows.items())
-    replace_file(os.path.join(folder, f'{case_name(cfg)}.log'), text)
+    files.write_text(os.path.join(folder, f'{case_name(cfg)}.log'), text)
     print('------------------ Final result ------------------')
-    print(f'Final Performance images/sec : {hook.fps:.2f}')
+    print(f'Final Performance images/sec : {speed["fps"]:.2f}')
     if accuracy is not None:
         print(f'Final Train Accuracy : {accuracy:.4f}')
     print(f'E2E Training Duration sec : {seconds}', flush=True)
@@ -327,13 +345,6 @@ def case_name(cfg) -> str:
     """<Network>[_bindcore]_bs<B>_<cards>p_<acc|perf>, the zoo's name of a run."""
     bind = '_bindcore' if os.environ.get('BIND_CORE') else ''
     return f'{cfg.name}{bind}_bs{cfg.batch_size}_{rank()[1]}p_{cfg.case}'
-
-
-def replace_file(path: str, text: str) -> None:
-    """Writes a text file under a temporary name and moves it into place."""
-    with open(f'{path}.tmp', 'w') as f:
-        f.write(text)
-    os.replace(f'{path}.tmp', path)
 
 
 def _folder(*parts):

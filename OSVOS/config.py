@@ -2,7 +2,7 @@
 
 Sources: TFv = OSVOS-TensorFlow, PTv = OSVOS-PyTorch, MSv = the MindSpore port of the seed. `full`
 trains with the seed's hyper-parameters, `paper` with the official SGD recipe, `performance` is a
-short timed `full`, `smoke` a narrow network on small pictures that a laptop trains from scratch in
+short timed `full`, `smoke` a narrow network on small images that a laptop trains from scratch in
 a minute. Any value is set with `--set name=value`.
 """
 
@@ -11,6 +11,14 @@ from __future__ import annotations
 from easydict import EasyDict
 
 PRESETS = ('full', 'paper', 'performance', 'smoke')
+NETWORK = ('channels', 'crop', 'upsampling')  # settings that make another network
+RANGES = {'flip': (0, 1), 'rotation': (0, 180), 'scale': (0, 0.9), 'threshold': (0, 1)}
+PRETRAINED = {
+    'file': 'models/vgg_16.ckpt',  # below the data path or this folder
+    'what': "VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from "
+            'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz',
+    'how': 'Convert it (python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt)',
+}  # of checkpoint_to_start_from()
 PIXELS = 480 * 854  # px of a DAVIS 480p frame: the summed official loss over this is the mean one
 
 
@@ -47,6 +55,7 @@ def _full():
         upsampling='bilinear',       # 'bilinear' fixed and fused; 'dense' for trained -up kernels
         init_std=0.001,              # new layers' weights, N(0, 0.001) (TFv osvos.py, PTv)
         # parent training
+        from_scratch=False,          # random weights where published ones are expected
         batch_size=12,               # images a card a step (MSv tp_batch_size)
         accumulate=1,                # passes that a batch is taken in, gradients averaged
         train_epochs=240,            # passes over the train frames (MSv tp_epoch_size)
@@ -98,13 +107,16 @@ def _paper():
 
 
 def _performance():
-    return dict(train_steps=200, log_steps=20, online_steps=500)  # online: TFv's quick 500
+    return dict(
+        from_scratch=True, train_steps=200, log_steps=20,
+        online_steps=500,  # TFv's quick 500
+    )
 
 
 def _smoke():
     return dict(
         height=120, width=214, channels=0.25, init_std=0.05,  # from scratch: no ImageNet weights
-        batch_size=4, train_steps=150, learning_rate=1e-3, schedule='constant',
+        from_scratch=True, batch_size=4, train_steps=150, learning_rate=1e-3, schedule='constant',
         online_steps=100, online_learning_rate=1e-3,
         threshold=0.8,  # authors: 'around 0.8' (PTv issue 26); the balanced loss favours the object
         log_steps=10, checkpoint_steps=50, keep_checkpoints=2,

@@ -11,28 +11,30 @@ the VGG layers alone, for --init_from.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from . import cli, model, npu, weights
+from common import weights
+
+from . import cli, model
 from .config import get_config
 from .published import FORMATS, detect, names
 
 IMAGENET_MEAN = np.array([123.675, 116.28, 103.53])  # R, G, B grey levels (torchvision, MindSpore)
 IMAGENET_STD = np.array([58.395, 57.12, 57.375])  # R, G, B grey levels (torchvision, MindSpore)
+TAKE_RGB = ('slim', 'torchvision', 'mindspore_vgg')  # formats whose first layer takes R, G, B
 OURS_MEAN = np.array([122.67892, 116.66877, 104.00699])  # R, G, B grey levels (OSVOS README)
 
 
-def convert(found: dict, kind: str, colour_fix: bool) -> dict:
-    """{our variable: float32 array} from {source name: array}; kernels [kh, kw, in, out].
+def convert(found: dict, kind: str, color_fix: bool) -> tuple[dict, list[str]]:
+    """({our variable: float32 array}, names left out) of {source name: array}; kernels [kh, kw, in,
+    out].
 
     Args:
-      colour_fix: the source's first layer takes R, G, B (normalised where the format's training did
+      color_fix: the source's first layer takes R, G, B (normalised where the format's training did
       so).
 
     Raises:
@@ -56,13 +58,13 @@ def convert(found: dict, kind: str, colour_fix: bool) -> dict:
         result.setdefault(
             ours.replace('weights', 'biases'), np.zeros(result[ours].shape[-1], np.float32)
         )
-    if colour_fix:
-        _fix_colours(result, normalised=kind in ('mindspore_vgg', 'mindspore', 'torchvision'))
+    if color_fix:
+        _fix_colors(result, normalised=kind in ('mindspore_vgg', 'mindspore', 'torchvision'))
     _check_shapes(result)
-    return _drop_bilinear(result)
+    return _drop_bilinear(result), sorted(set(found) - set(table))
 
 
-def _fix_colours(arrays, normalised):
+def _fix_colors(arrays, normalised):
     """Folds R, G, B order, and the division by the standard deviation, into the first layer.
 
     The network then takes B, G, R minus OSVOS's mean and answers as the source does to its own
@@ -105,67 +107,35 @@ def _bilinear(shape):
     return np.outer(line, line)[:, :, None, None] * np.eye(shape[2])
 
 
-def write(arrays: dict, prefix: str) -> str:
-    """Writes a checkpoint with global_step 0; returns its prefix.
-
-    It is written under a temporary name and moved. A full network gets config.json beside it, so
-    that evaluate and export need no settings.
-    """
-    folder = cli.writable(os.path.dirname(os.path.abspath(prefix)))
-    prefix = os.path.join(folder, os.path.basename(prefix))
-    with tf.Graph().as_default(), tf.Session() as session:
-        variables = [tf.Variable(a, name=n, dtype=tf.float32) for n, a in arrays.items()]
-        variables.append(tf.train.create_global_step())
-        session.run(tf.global_variables_initializer())
-        saver = tf.train.Saver(variables)
-        saver.save(session, f'{prefix}.tmp', write_meta_graph=False, write_state=False)
-    for ending in ('.data-00000-of-00001', '.index'):
-        os.replace(f'{prefix}.tmp{ending}', prefix + ending)
-    tf.train.update_checkpoint_state(folder, prefix)
-    if 'osvos/upscore-fuse/weights' in arrays:
-        cfg = get_config('full')
-        cfg.upsampling = 'dense' if 'osvos/score-dsn_2-up/weights' in arrays else 'bilinear'
-        npu.replace_file(
-            os.path.join(folder, 'config.json'), json.dumps(cfg, indent=1, sort_keys=True)
-        )
-    return prefix
+def settings_of(arrays: dict):
+    """The settings of the network that arrays are of: `paper`, which official parents were trained
+    by; None of a backbone."""
+    if 'osvos/upscore-fuse/weights' not in arrays:
+        return None
+    cfg = get_config('paper')
+    cfg.upsampling = 'dense' if 'osvos/score-dsn_2-up/weights' in arrays else 'bilinear'
+    return cfg
 
 
 @cli.program
 def main(argv=None):
     """Converts and prints what was mapped and what was left out."""
     flags = cli.parser(__doc__)
-    flags.add_argument(
-        '--source', required=True, help='weights file or TensorFlow checkpoint prefix'
-    )
-    flags.add_argument(
-        '--output', required=True, help='prefix of the checkpoint, such as vgg/model.ckpt'
-    )
-    flags.add_argument(
-        '--format', choices=sorted(FORMATS), help='default: by the names in the file'
-    )
-    flags.add_argument(
-        '--vgg_color_fix',
-        choices=('auto', 'on', 'off'),
-        default='auto',
-        help='the source takes R, G, B: auto is on for slim and mindspore_vgg',
-    )
+    cli.add_convert_flags(flags, FORMATS)
+    text = 'the source takes R, G, B: auto is on for slim, torchvision and mindspore_vgg'
+    flags.add_argument('--vgg_color_fix', choices=('auto', 'on', 'off'), default='auto', help=text)
     args = flags.parse_args(argv)
     found = weights.read(args.source)
     kind = args.format or detect(found)
-    fix = args.vgg_color_fix == 'on' or (
-        args.vgg_color_fix == 'auto' and kind in ('slim', 'mindspore_vgg')
-    )
-    arrays = convert(found, kind, fix)
-    prefix = write(arrays, args.output)
-    left_out = sorted(set(found) - set(names(kind)))
-    count = sum(a.size for a in arrays.values())
-    print(f'{kind}: {len(arrays)} arrays, {count} numbers -> {prefix}')
+    fix = args.vgg_color_fix == 'on' or (args.vgg_color_fix == 'auto' and kind in TAKE_RGB)
+    arrays, left_out = convert(found, kind, fix)
+    cfg = settings_of(arrays)
+    cli.write_checkpoint(arrays, args.output, cfg, args.source)
+    cli.say_converted(args, kind, arrays, left_out)
     print(f'colour fix {"on" if fix else "off"}')
-    print(f'left out: {len(left_out)} arrays {left_out[:5]}')
-    if 'osvos/score-dsn_2-up/weights' in arrays:
+    if cfg and cfg.upsampling == 'dense':
         print('the -up kernels were trained: config.json beside it says upsampling=dense')
-    elif kind in ('tensorflow', 'pytorch', 'mindspore'):
+    elif cfg:
         print('the -up kernels are the bilinear ones: the fused form is used')
 
 

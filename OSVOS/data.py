@@ -1,14 +1,16 @@
-"""Examples of OSVOS from a DAVIS tree: frame and mask, mirrored, turned and zoomed (OSVOS-PyTorch
+"""Examples of OSVOS from a DAVIS tree: frame and mask, mirrored, rotated and scaled (OSVOS-PyTorch
 custom_transforms.py).
 
-Every random draw is made in one generator from a seeded source, in the order of the official code;
-reading and warping are pure functions of the draws and run in parallel. Frames stream from disk:
-memory does not grow with the data set.
+The draws of an example come from a generator seeded by its number, in the order of the official
+code; reading and warping are pure functions of the draws and run in parallel. So a run that goes on
+at update N takes the examples that it would have taken. Frames stream from disk: memory does not
+grow with the data set. The readers are threads: their time is spent in a few long calls of OpenCV.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 
 import cv2
@@ -16,6 +18,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common import davis, masks
+from common.videos import binary
 
 from . import npu
 
@@ -28,15 +31,14 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
 
     Args:
       cfg: uses pairs [(image path, mask path, object id or 0)], batch_size, height, width, seed,
-      workers,
-        start_step and the augmentation's ranges.
+        workers, start_step and the augmentation's ranges.
       training: shuffle, augment, repeat.
 
     Returns:
       Dataset of ({'image': float32 [B, H, W, 3] BGR minus mean}, {'mask': float32 [B, H, W, 1], 0
       or 1}).
     """
-    draws = samples if training else plain
+    draws = training_samples if training else plain_samples
     batch = cfg.batch_size if training else 1
     size = (cfg.height, cfg.width)
     types = (tf.string, tf.string, tf.int32, tf.bool, tf.float64, tf.float64)
@@ -45,40 +47,43 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     load_one = functools.partial(example, size=size)
 
     def read(*sample):
-        image, mask = tf.numpy_function(load_one, sample, (tf.float32,) * 2)
-        image.set_shape(size + (3,))
-        mask.set_shape(size + (1,))
+        image, mask = tf.numpy_function(load_one, sample, (tf.float32, tf.float32))
+        image.set_shape((*size, 3))
+        mask.set_shape((*size, 1))
         return {'image': image}, {'mask': mask}
 
     dataset = dataset.map(read, num_parallel_calls=cfg.workers)
     return dataset.batch(batch, drop_remainder=True).prefetch(2)
 
 
-def samples(cfg):
-    """Endless (image path, mask path, object id, flip, rotation, scale) of this process's share.
+def training_samples(cfg):
+    """Endless (image path, mask path, object id, flip, rotation, scale) of this process's share,
+    from that of update cfg.start_step on.
 
     An epoch is a permutation seeded by its number, padded to a multiple of the cards and strided
     over them, so that all cards take equally many steps (MindSpore port, dataset.py). Three draws
     an example (OSVOS-PyTorch).
     """
-    number, cards = npu.rank()
-    draw = random.Random(f'{cfg.seed}/{number}/{cfg.get("start_step", 0)}')
-    epoch = cfg.get('start_step', 0) * cfg.batch_size * cards // len(cfg.pairs)
-    while True:
-        order = np.random.RandomState(cfg.seed + epoch).permutation(len(cfg.pairs))
-        order = np.resize(order, -(-len(order) // cards) * cards)
-        for i in order[number::cards]:
-            flip = draw.random() < cfg.flip
-            rotation = 2 * cfg.rotation * draw.random() - cfg.rotation
-            scale = 2 * cfg.scale * draw.random() - cfg.scale + 1
-            yield tuple(cfg.pairs[i]) + (flip, rotation, scale)
-        epoch += 1
+    rank, cards = npu.rank()
+    length = -(-len(cfg.pairs) // cards) * cards  # of an epoch over all cards
+    first = cfg.get('start_step', 0) * cfg.batch_size * cards + rank
+    epoch, order = None, None
+    for number in itertools.count(first, cards):
+        if number // length != epoch:
+            epoch = number // length
+            order = np.random.RandomState(cfg.seed + epoch).permutation(len(cfg.pairs))
+            order = np.resize(order, length)
+        draw = random.Random(f'{cfg.seed}/{number}')
+        flip = draw.random() < cfg.flip
+        rotation = 2 * cfg.rotation * draw.random() - cfg.rotation
+        scale = 2 * cfg.scale * draw.random() - cfg.scale + 1
+        yield (*cfg.pairs[order[number % length]], flip, rotation, scale)
 
 
-def plain(cfg):
+def plain_samples(cfg):
     """Each pair once, not augmented."""
     for pair in cfg.pairs:
-        yield tuple(pair) + (False, 0.0, 1.0)
+        yield (*pair, False, 0.0, 1.0)
 
 
 def example(
@@ -93,7 +98,7 @@ def example(
     """One training example: float32 [H, W, 3] and [H, W, 1] of `size` = (H, W)."""
     image, mask = load(image_path.decode(), mask_path.decode(), number)
     if image.shape[:2] != size:
-        image = resize(image, size)
+        image = resize_image(image, size)
         mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     image = cv2.LUT(image, TABLE)  # float32 minus mean, twice as fast as the subtraction
     if flip or rotation or scale != 1:
@@ -114,29 +119,17 @@ def load(image_path: str, mask_path: str, number: int = 0) -> tuple[np.ndarray, 
             f'{mask_path} is {mask.shape[1]}x{mask.shape[0]}, its frame {image_path} '
             f'is {image.shape[1]}x{image.shape[0]}'
         )
-    return image, binary(mask, number, mask_path)
+    return image, binary(mask, number).astype(np.float32)
 
 
-def binary(mask: np.ndarray, number: int = 0, path: str = 'mask') -> np.ndarray:
-    """Object ids uint8 [H, W] -> float32 [H, W], 1 on object `number` (0: on any), void 255 is
-    background."""
-    inside = (mask > 0) & (mask < 255)
-    if (mask[inside] > 100).any():  # DAVIS: 10 objects; soft masks made losses NaN (TFv issue 24)
-        raise ValueError(
-            f'{path}: grey values up to {mask[inside].max()} are no object ids; '
-            'threshold it to 0/255'
-        )
-    return (mask == number if number else inside).astype(np.float32)
-
-
-def resize(image: np.ndarray, size) -> np.ndarray:
+def resize_image(image: np.ndarray, size) -> np.ndarray:
     """uint8 or float32 [H, W(, C)] to size (H, W): area when shrinking, cubic when growing."""
     method = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
     return cv2.resize(image, (size[1], size[0]), interpolation=method)
 
 
 def augment(image: np.ndarray, mask: np.ndarray, flip: bool, rotation: float, scale: float):
-    """Mirror, then turn and zoom about the centre; outside is the mean colour and background.
+    """Mirror, then rotate and scale about the center; outside is the mean color and background.
 
     Args:
       image: float32 [H, W, 3], minus mean.
@@ -161,7 +154,8 @@ def augment(image: np.ndarray, mask: np.ndarray, flip: bool, rotation: float, sc
 def pairs(root: str, split: str, year: str) -> list[tuple]:
     """(image path, mask path, 0) of every frame of a split: OSVOS trains on the union of
     objects."""
-    return [pair + (0,) for pair in davis.pairs(root, davis.sequences(root, split, year=year))]
+    names = davis.sequences(root, split, year=year)
+    return [(image, mask, 0) for image, mask in davis.pairs(root, names)]
 
 
 def network_size(height: int, width: int, cfg) -> tuple[int, int]:
@@ -169,26 +163,3 @@ def network_size(height: int, width: int, cfg) -> tuple[int, int]:
     kept."""
     scale = cfg.height / min(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
-
-
-def frames_input_fn(frames, size: tuple[int, int]):
-    """input_fn for predictions.
-
-    Args:
-      frames: function without arguments that gives an iterator of uint8 [H, W, 3] BGR frames.
-      size: (H, W) in the network.
-
-    Returns:
-      A function for Estimator.predict: {'image': float32 [1, H, W, 3]}, one frame a batch.
-    """
-
-    def prepared():
-        for image in frames():
-            image = image if image.shape[:2] == size else resize(image, size)
-            yield cv2.LUT(image, TABLE)
-
-    def make():
-        dataset = tf.data.Dataset.from_generator(prepared, tf.float32, size + (3,))
-        return dataset.map(lambda image: {'image': image}).batch(1, drop_remainder=True).prefetch(2)
-
-    return make

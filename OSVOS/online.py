@@ -5,21 +5,20 @@ section 3.2).
 
 Every sequence (2017: every object of it) trains in a process of its own; a queue keeps one process
 on each device. Finished ones are skipped when the command is given again, a killed one goes on from
-its checkpoint.
+its checkpoint; both only where parent, first frame, mask and settings are the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import davis, masks
+from common import files, masks, processes, videos, weights
 
-from . import cli, data, npu, train
+from . import cli, data, evaluate, inference, train
 from .config import get_config
 
 
@@ -31,119 +30,132 @@ def settings(cfg, pair: tuple, parent: str) -> EasyDict:
       pair: (image path, mask path, object id or 0).
       parent: prefix of the parent's checkpoint.
     """
-    height, width = masks.read_image(pair[0]).shape[:2]
-    height, width = data.network_size(height, width, cfg)
+    height, width = data.network_size(*masks.read_image(pair[0]).shape[:2], cfg)
     steps = cfg.online_steps
     return EasyDict(
-        cfg, pairs=[pair], height=height, width=width, init_from=parent, start_step=0,
-        train_steps=steps, train_epochs=steps, batch_size=cfg.online_accumulate,
-        accumulate=cfg.online_accumulate, learning_rate=cfg.online_learning_rate,
-        schedule='warmup' if cfg.schedule == 'warmup' else 'constant', side_schedule='none',
-        checkpoint_steps=max(1, steps // 4), keep_checkpoints=1, log_steps=max(1, steps // 5),
+        cfg,
+        pairs=[pair],
+        height=height,
+        width=width,
+        init_from=parent,
+        train_steps=steps,
+        train_epochs=steps,
+        batch_size=cfg.online_accumulate,
+        accumulate=cfg.online_accumulate,
+        learning_rate=cfg.online_learning_rate,
+        schedule='warmup' if cfg.schedule == 'warmup' else 'constant',
+        side_schedule='none',
+        checkpoint_steps=max(1, steps // 4),
+        keep_checkpoints=1,
+        log_steps=max(1, steps // 5),
         iterations_per_loop=1,
-    )  # fmt: skip
+    )
 
 
 def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
     """Trains on one frame and returns the checkpoint's prefix; goes on from what `output_path`
-    holds.
+    holds, where that was made from the same.
+
+    Args:
+      cfg: of the parent.
+      pair: (image path, mask path, object id or 0).
+      parent: prefix of the parent's checkpoint.
+      output_path: folder of the checkpoints.
 
     Raises:
-      ValueError: the mask has no pixel of the object.
+      ValueError: the mask has no pixel of the object; the folder holds another online training.
     """
-    mask = data.load(*pair)[1]
-    if not mask.any():
-        raise ValueError(f'{pair[1]}: no pixel of the object, nothing to learn from')
+    if not data.load(*pair)[1].any():
+        raise ValueError(f'{pair[1]}: no pixel of the object, nothing to train on')
+    files.claim(output_path, facts(cfg, pair, parent))
     run = settings(cfg, pair, parent)
-    cli.resume(run, cli.writable(output_path))
-    cli.save_settings(cfg, output_path)  # the parent's: its height is every frame's short side
-    estimator = npu.estimator(train.model_fn, run, output_path)
-    estimator.train(
-        lambda: data.input_fn(run, True), max_steps=run.train_steps, hooks=[npu.ProgressHook(run)]
-    )
-    return tf.train.latest_checkpoint(output_path)
+    return train.train(run, argparse.Namespace(output_path=output_path), saved=cfg)
 
 
-def units(root: str, names: list[str], year: str) -> list[tuple]:
-    """[(sequence, object id)] to train: id 0, all objects in one, for 2016; each id of frame 0 for
-    2017."""
-    result = []
-    for name in names:
-        first = masks.read_mask(davis.masks(root, name)[0])
-        numbers = [0] if year == '2016' else [int(n) for n in np.unique(first) if 0 < n < 255]
-        result += [(name, number) for number in numbers]
-    return result
+def facts(cfg, pair: tuple, parent: str) -> dict:
+    """What an online training is made from, for files.claim()."""
+    names = ('online_steps', 'online_learning_rate', 'online_accumulate', 'height', 'seed')
+    return {
+        'parent': files.fingerprint(f'{parent}.index'),
+        'frame': files.fingerprint(pair[0]),
+        'mask': files.fingerprint(pair[1]),
+        'object': pair[2],
+        **{name: cfg[name] for name in names},
+    }
 
 
-def asked(args, root: str, cfg) -> list[str]:
-    """The sequences of --sequences, or those of --split."""
-    if args.sequences:
-        return args.sequences.split(',')
-    return davis.sequences(root, args.split, cfg.year)
+def trained(cfg, pair: tuple, parent: str, folder: str) -> bool:
+    """Whether the folder holds the checkpoint of the last step of this online training.
+
+    Raises:
+      ValueError: it holds one that was made from something else.
+    """
+    if not os.path.isfile(os.path.join(folder, 'checkpoint')):
+        return False
+    files.claim(folder, facts(cfg, pair, parent))
+    return int(weights.checkpoint_prefix(folder).rsplit('-', 1)[1]) >= cfg.online_steps
 
 
-def folder(output_path: str, name: str, number: int) -> str:
-    """Folder of one online training's checkpoints."""
-    return os.path.join(output_path, f'{name}_{number}' if number else name)
-
-
-def trained(path: str, steps: int) -> bool:
-    """Whether the folder holds the checkpoint of the last step."""
-    latest = tf.train.latest_checkpoint(path)
-    return bool(latest) and int(latest.rsplit('-', 1)[1]) >= steps
-
-
-def train_all(
-    argv: list[str], root: str, todo: list[tuple], output_path: str, devices: list[str]
-) -> None:
-    """Trains [(sequence, object id)], each in a process of its own.
+def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: list[str]) -> None:
+    """Trains [(video, object id)], each in a process of its own.
 
     Raises:
       RuntimeError: naming the ones that failed and their logs, after the others have ended.
     """
-    logs = [folder(cli.writable(output_path), *unit) + '.log' for unit in todo]
-    program = [sys.executable, '-m', f'{cli.MODEL.name}.online'] + argv
-    commands = [
-        program + [f'--data_path={root}', f'--sequences={name}', f'--object={number}']
-        for name, number in todo
-    ]
-    results = cli.run_queue(list(zip(commands, logs)), devices)
-    failed = [log for log, status in zip(logs, results) if status]
+    folder = cli.writable(output_path)
+    program = [sys.executable, '-m', f'{cli.MODEL.name}.online', *argv]
+    jobs = []
+    for video, number in todo:
+        command = [*program, f'--sequences={video.name}', f'--object={number}']
+        jobs.append((command, inference.folder(folder, video.name, number) + '.log'))
+    statuses = processes.run_queue(jobs, devices)
+    failed = [log for (_, log), status in zip(jobs, statuses) if status]
     if failed:
-        logs = ', '.join(failed)
-        raise RuntimeError(f'{len(failed)} of {len(todo)} online trainings failed, see {logs}')
-    print(f'{len(todo)} online trainings are in {output_path}', flush=True)
+        raise RuntimeError(
+            f'{len(failed)} of {len(todo)} online trainings failed, see {", ".join(failed)}'
+        )
+    print(f'{len(todo)} online trainings are in {folder}', flush=True)
+
+
+def arguments():
+    """The program's flags."""
+    flags = cli.parser(__doc__)
+    cli.add_evaluation_flags(flags, evaluate.DATASETS)
+    flags.set_defaults(output_path='online')
+    flags.add_argument('--online_steps', type=cli.positive, help='updates a sequence')
+    flags.add_argument('--devices', default=os.environ.get('ASCEND_DEVICE_ID', '0'), help='0,1,2,3')
+    flags.add_argument('--object', type=int, help='train this id (0: all as one) in this process')
+    return flags
 
 
 @cli.program
 def main(argv=None):
     """Trains every sequence asked for; fails where one of them does, after the others have run."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    flags = cli.parser(__doc__)
-    flags.add_argument('--data_path', help='DAVIS tree; default on CPU: drawn data')
-    flags.add_argument('--checkpoint', required=True, help='of the parent: folder or prefix')
-    flags.add_argument('--output_path', default='online')
-    flags.add_argument('--sequences', help='a,b; default: the split')
-    flags.add_argument('--split', default='val')
-    flags.add_argument('--online_steps', type=int, help='updates a sequence')
-    flags.add_argument('--devices', default=os.environ.get('ASCEND_DEVICE_ID', '0'), help='0,1,2,3')
-    flags.add_argument('--object', type=int, help='train this id (0: all as one) in this process')
-    args = flags.parse_args(argv)
+    args = arguments().parse_args(argv)
+    if not args.checkpoint:
+        raise ValueError('--checkpoint of the parent network is needed: folder or prefix')
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
-    root = davis.resolve(cli.data_root(args, cfg))
-    parent = cli.checkpoint_prefix(args.checkpoint)
-    names = asked(args, root, cfg)
-    if args.object is None:
-        todo = units(root, names, cfg.year)
-        done = [u for u in todo if trained(folder(args.output_path, *u), cfg.online_steps)]
-        print(f'{len(todo)} to train, {len(done)} of them done already', flush=True)
-        todo = [u for u in todo if u not in done]
-        train_all(argv, root, todo, args.output_path, args.devices.split(','))
+    root = cli.data_root(args, cfg)
+    found = videos.find(root, args.dataset or cfg.dataset, args.split, args.sequences, cfg.year)
+    parent = weights.checkpoint_prefix(args.checkpoint)
+    if args.object is not None:
+        for video in found:
+            pair = inference.first_example(video, args.object)
+            folder = inference.folder(args.output_path, video.name, args.object)
+            finetune(cfg, pair, parent, folder)
         return
-    for name in names:
-        pair = davis.pairs(root, [name])[0] + (args.object,)
-        finetune(cfg, pair, parent, folder(args.output_path, name, args.object))
+    cli.say_weights(cfg, parent)
+    todo = []
+    for video, number in inference.units(found):
+        pair = inference.first_example(video, number)
+        folder = inference.folder(args.output_path, video.name, number)
+        if not trained(cfg, pair, parent, folder):
+            todo.append((video, number))
+    print(f'{len(todo)} online trainings to do', flush=True)
+    argv = [*argv, f'--data_path={root}']
+    train_all(argv, todo, args.output_path, args.devices.split(','))
 
 
 if __name__ == '__main__':

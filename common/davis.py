@@ -15,7 +15,8 @@ import os
 
 import numpy as np
 
-from . import masks as pictures
+from . import files
+from .masks import read_image, read_mask
 
 PAGE = 'https://davischallenge.org (DAVIS 2016 / 2017, 480p)'
 TREE = (
@@ -24,7 +25,7 @@ TREE = (
 )
 
 
-def resolve(root: str, year: str = '2016') -> str:
+def resolve(root: str, year: str) -> str:
     """The folder that has JPEGImages: `root`, or one named DAVIS, DAVIS2016 ... in it; with `year`
     '2017' one of that year first.
 
@@ -54,7 +55,7 @@ def sequences(root: str, split: str, year: str = '2016') -> list[str]:
     Raises:
       ValueError: an empty list, a sequence without a folder. FileNotFoundError: no such split.
     """
-    root = resolve(root)
+    root = resolve(root, year)
     path = _list(root, split, year)
     if path:
         return _listed(root, path)
@@ -108,51 +109,47 @@ def _folder(root, kind, name):
 
 def _files(root, kind, name, ending):
     folder = _folder(root, kind, name)
-    if not os.path.isdir(folder):  # results without pictures are read too
-        folder = _folder(resolve(root), kind, name)
     if not os.path.isdir(folder):
-        there = (
-            sorted(os.listdir(os.path.dirname(folder)))
-            if os.path.isdir(os.path.dirname(folder))
-            else []
-        )
+        parent = os.path.dirname(folder)
+        there = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
         raise FileNotFoundError(
             f'no sequence {name!r}: {folder} is not there; there are {there[:20]}'
         )
-    files = sorted(n for n in os.listdir(folder) if n.endswith(ending))
-    if not files:
+    paths = files.listed(folder, (ending,))
+    if not paths:
         raise FileNotFoundError(f'{folder} has no {ending} files')
-    return [os.path.join(folder, n) for n in files]
+    return paths
 
 
 def frames(root: str, name: str) -> list[str]:
-    """Paths of a sequence's frames, in order. Raises FileNotFoundError where there are none."""
+    """Paths of a sequence's frames, in order; `root` as resolve() gives it.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
     return _files(root, 'JPEGImages', name, '.jpg')
 
 
 def masks(root: str, name: str) -> list[str]:
-    """Paths of a sequence's masks, in order. Raises FileNotFoundError where there are none."""
+    """Paths of a sequence's masks, in order; `root` as resolve() gives it.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
     return _files(root, 'Annotations', name, '.png')
 
 
 def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
-    """(frame path, mask path) of every frame of the sequences.
+    """(frame path, mask path) of every frame of the sequences; `root` as resolve() gives it.
 
     Raises:
       FileNotFoundError: a frame without its mask: the first three are named.
     """
-    root = resolve(root)
-    result = [
-        (
-            frame,
-            os.path.join(
-                _folder(root, 'Annotations', name),
-                os.path.splitext(os.path.basename(frame))[0] + '.png',
-            ),
-        )
-        for name in names
-        for frame in frames(root, name)
-    ]
+    result = []
+    for name in names:
+        folder = _folder(root, 'Annotations', name)
+        for frame in frames(root, name):
+            result.append((frame, os.path.join(folder, files.stem(frame) + '.png')))
     missing = [mask for _, mask in result if not os.path.isfile(mask)]
     if missing:
         raise FileNotFoundError(
@@ -161,26 +158,34 @@ def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
     return result
 
 
-def check(root: str) -> dict:
+def check(root: str, year: str = '2016', every: bool = False) -> dict:
     """Counts {'sequences', 'frames', 'masks', 'objects'} of a tree; objects are counted in first
     masks. A sequence with more than its first mask (test-dev has no more) needs one a frame; the
     lists of train and val are read where they are.
 
+    Args:
+      root: as given to resolve(). year: preferred where there are trees of both.
+      every: decode every frame and mask, not a first mask a sequence alone.
+
     Raises:
       FileNotFoundError, ValueError: what is missing or unreadable, by name.
     """
-    root = resolve(root)
-    for year, split in itertools.product(('2016', '2017'), ('train', 'val')):
-        if _list(root, split, year):
-            sequences(root, split, year)
+    root = resolve(root, year)
+    for listed_year, split in itertools.product(('2016', '2017'), ('train', 'val')):
+        if _list(root, split, listed_year):
+            sequences(root, split, listed_year)
     names = _folders(root)
     counts = {'sequences': len(names), 'frames': 0, 'masks': 0, 'objects': 0}
     for name in names:
-        counts['frames'] += len(frames(root, name))
-        paths = masks(root, name)
-        counts['masks'] += len(paths)
-        if len(paths) > 1:
+        frame_paths, mask_paths = frames(root, name), masks(root, name)
+        counts['frames'] += len(frame_paths)
+        counts['masks'] += len(mask_paths)
+        if len(mask_paths) > 1:
             pairs(root, [name])
-        first = pictures.read_mask(paths[0])
-        counts['objects'] += len(set(np.unique(first).tolist()) - {0, 255})
+        counts['objects'] += len(set(np.unique(read_mask(mask_paths[0])).tolist()) - {0, 255})
+        if every:
+            for path in frame_paths:
+                read_image(path)
+            for path in mask_paths:
+                read_mask(path)
     return counts

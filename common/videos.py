@@ -1,38 +1,71 @@
-"""The videos that a network segments, DAVIS and YouTube-VOS alike: their frames, the masks given,
-the truth; scores and pictures of what was written.
+"""The one driver of videos: those of DAVIS and YouTube-VOS with their first masks and ground truth,
+and a user's own clip. A network gives one iterator, segment(frames, given); finding, writing,
+scoring and drawing are here.
 """
 
 from __future__ import annotations
 
-import collections
+import datetime
+import json
 import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Callable, NamedTuple
 
+import cv2
 import numpy as np
 
-from . import davis, masks, metrics, youtube_vos
+from . import davis, files, masks, metrics, youtube_vos
+from .files import stem
 
-Video = collections.namedtuple('Video', 'name folder frames given shown truth')
-"""name; folder of its results; frame paths; {frame number: ids uint8 [H, W]} of given masks;
-{object id: frames that may show it}, {} for all; [(frame name, mask path)] to score."""
-
-
-def stem(path: str) -> str:
-    """File name without its ending."""
-    return os.path.splitext(os.path.basename(path))[0]
+SHEET = 8  # images of a contact sheet, at least, where there are so many frames
+EVERY = 10  # s between two lines of progress
 
 
-def resolve(root: str, dataset: str) -> str:
-    """The tree of `dataset`, 'davis' or 'youtube_vos', in `root`.
+class Video(NamedTuple):
+    """A video to segment.
+
+    given: {frame number: ids uint8 [H, W]}, an object starts in the first that shows it.
+    shown: {object id: names of the frames that may show it}; {} for all.
+    truth: [(frame name, path of the ground truth)] to compare with.
+    year: '2016' or '2017' where the official DAVIS scores are wanted, else ''.
+    union: all ids of the ground truth are one object.
+    """
+
+    name: str
+    folder: str  # of its masks, below the results
+    frames: list  # paths
+    given: dict
+    shown: dict
+    truth: list
+    year: str = ''
+    union: bool = False
+
+
+class Frames:
+    """Frames uint8 [H, W, 3] BGR, read while they are iterated, as often as wanted."""
+
+    def __init__(self, source: str | list[str]):
+        """`source`: list of image paths, folder of images, or video file."""
+        self.source = source
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (image for _, image in masks.read_frames(self.source))
+
+
+def resolve(root: str, dataset: str, year: str) -> str:
+    """The tree of `dataset`, 'davis' (of that year) or 'youtube_vos', in `root`.
 
     Raises:
       FileNotFoundError: naming what was tried.
     """
     if dataset == 'davis':
-        return davis.resolve(root)
+        return davis.resolve(root, year)
     for path in (root, os.path.join(root, 'YouTubeVOS')):
         if any(os.path.isdir(os.path.join(path, s)) for s in ('train', 'valid', 'JPEGImages')):
             return path
-    return youtube_vos.resolve(root)
+    return youtube_vos.resolve(root, 'valid')
 
 
 def find(
@@ -43,6 +76,7 @@ def find(
     Raises:
       FileNotFoundError, ValueError: missing data; a video without any object.
     """
+    root = resolve(root, dataset, year)
     names = names.split(',') if names else None
     if dataset == 'davis':
         names = names or davis.sequences(root, split or 'val', year)
@@ -57,17 +91,20 @@ def find(
 def with_objects(found: list[Video]) -> list[Video]:
     """The same videos; ValueError where one is given no object."""
     for video in found:
-        if not numbers(video):
-            raise ValueError(
-                f'{video.name}: the masks given show no object, all pixels are 0 or 255'
-            )
+        if not numbers(video.given):
+            raise ValueError(f'{video.name}: the masks given show no object, all is 0 or void')
     return found
 
 
-def numbers(video: Video) -> list[int]:
-    """Ids of the objects in the given masks."""
-    ids = {n for mask in video.given.values() for n in np.unique(mask).tolist()}
+def numbers(given: dict) -> list[int]:
+    """Ids of the objects in given masks {frame number: ids uint8 [H, W]}."""
+    ids = {n for mask in given.values() for n in np.unique(mask).tolist()}
     return sorted(ids - {0, 255})
+
+
+def starts(given: dict) -> dict:
+    """{object id: number of the first frame whose given mask shows it}."""
+    return {n: min(t for t, ids in given.items() if n in ids) for n in numbers(given)}
 
 
 def binary(ids: np.ndarray, number: int = 0) -> np.ndarray:
@@ -79,9 +116,11 @@ def _davis(root, name, year):
     paths = davis.masks(root, name)
     first = masks.read_mask(paths[0])
     first = binary(first) if year == '2016' else first
-    frames = davis.frames(root, name)
     truth = [(stem(path), path) for path in paths]
-    return Video(name, os.path.join('masks', name), frames, {0: first}, {}, truth)
+    folder = os.path.join('masks', name)
+    return Video(
+        name, folder, davis.frames(root, name), {0: first}, {}, truth, year, year == '2016'
+    )
 
 
 def _youtube_vos(root, name, split):
@@ -90,11 +129,11 @@ def _youtube_vos(root, name, split):
     found = {stem(path): path for path in youtube_vos.masks(root, name, split)}
     given, shown = {}, {}
     for number, stems in youtube_vos.objects(root, name, split).items():
-        starts = [s for s in stems if s in found]
-        if not starts:
+        masked = [s for s in stems if s in found]
+        if not masked:
             raise ValueError(f'{name}: object {number} of meta.json is in no mask of the video')
-        ids = masks.read_mask(found[starts[0]])
-        t = order[starts[0]]
+        ids = masks.read_mask(found[masked[0]])
+        t = order[masked[0]]
         given[t] = np.where(ids == number, ids, given.get(t, np.zeros_like(ids)))
         if set(stems) - set(found):  # the list of valid: frames to segment; of train: with masks
             shown[number] = set(stems)
@@ -102,22 +141,126 @@ def _youtube_vos(root, name, split):
     return Video(name, folder, frames, given, shown, sorted(found.items()))
 
 
-def score(found: list, output_path: str) -> dict:
-    """J and F of the written masks on the frames after each object's first, the last included
-    (youtube_eval.py of OSMN); {} without any."""
+def progress(items: Iterable, what: str, total: int | None = None) -> Iterator:
+    """Passes the items on and prints how many there were, their rate and the time left, every
+    EVERY seconds and at the end."""
+    begin = last = time.monotonic()
+    count = 0
+    for item in items:
+        yield item
+        count += 1
+        now = time.monotonic()
+        if now - last >= EVERY:
+            print(_progress_line(what, count, total, now - begin), flush=True)
+            last = now
+    print(_progress_line(what, count, total, time.monotonic() - begin), flush=True)
+
+
+def _progress_line(what, count, total, seconds):
+    line = f'{what}: {count}{f"/{total}" if total else ""} frames'
+    if seconds > 0:
+        line += f', {count / seconds:.2f} frames/s'
+    if total and 0 < count < total:
+        line += f', eta {datetime.timedelta(seconds=round(seconds * (total - count) / count))}'
+    return line
+
+
+def evaluate(
+    found: list[Video],
+    segment: Callable,
+    output_path: str,
+    settings: dict,
+    set_name: str = 'val',
+    overlay: bool = False,
+    stability: bool = False,
+) -> dict:
+    """Segments videos, writes their masks, scores and draws them; returns the scores, {} where
+    there is no ground truth.
+
+    Args:
+      found: of find().
+      segment: function of a Video that gives an iterator of ids uint8 [H, W], one a frame.
+      output_path: folder of the results.
+      settings: plain values that results.json keeps.
+      set_name: of the official CSV files' names.
+      overlay: draw a contact sheet and a clip of each.
+      stability: score T of DAVIS as well; slow.
+    """
+    old = os.path.join(output_path, 'results.json')
+    if os.path.isfile(old):  # of other masks than those that are written now
+        os.replace(old, os.path.join(output_path, 'results.old.json'))
+    for video in found:
+        write_masks(video, segment(video), output_path)
+    results = score(found, output_path, settings, set_name, stability)
+    for video in found if overlay else ():
+        draw(video, output_path)
+    return results
+
+
+def write_masks(video: Video, results: Iterable[np.ndarray], output_path: str) -> None:
+    """Writes <output_path>/<video.folder>/<frame>.png of each frame's ids uint8 [H, W]."""
+    folder = os.path.join(output_path, video.folder)
+    os.makedirs(folder, exist_ok=True)
+    for ids, path in zip(progress(results, video.name, len(video.frames)), video.frames):
+        name = stem(path)
+        absent = [number for number, frames in video.shown.items() if name not in frames]
+        ids = np.where(np.isin(ids, absent), 0, ids).astype(np.uint8) if absent else ids
+        masks.write_mask(os.path.join(folder, name + '.png'), ids)
+
+
+def score(
+    found: list[Video],
+    output_path: str,
+    settings: dict,
+    set_name: str = 'val',
+    stability: bool = False,
+) -> dict:
+    """Scores written masks, writes the CSV files and results.json, returns the scores.
+
+    DAVIS with the official rules (common/metrics.py); other videos on the frames after each
+    object's first, the last included (youtube_eval.py of OSMN); {} without ground truth.
+    """
+    if all(video.year and len(video.truth) == len(video.frames) for video in found):
+        annotations = os.path.dirname(os.path.dirname(found[0].truth[0][1]))
+        written = os.path.join(output_path, os.path.dirname(found[0].folder))
+        names = [video.name for video in found]
+        results = metrics.evaluate(
+            annotations, written, names, year=found[0].year, stability=stability
+        )
+    else:
+        results = _score_frames(found, output_path)
+    if not results:
+        print('no ground truth beyond the masks given: nothing scored', flush=True)
+        return {}
+    results['config'] = {key: value for key, value in settings.items() if _is_plain(value)}
+    results['versions'] = {'python': sys.version.split()[0], 'numpy': np.__version__}
+    results['versions']['opencv'] = cv2.__version__
+    if 'tensorflow' in sys.modules:
+        results['versions']['tensorflow'] = sys.modules['tensorflow'].__version__
+    results['command'] = sys.argv
+    metrics.write_results(results, output_path, set_name)
+    return results
+
+
+def _is_plain(value):
+    return isinstance(value, (str, int, float, bool, type(None))) or (
+        isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in value)
+    )
+
+
+def _score_frames(found, output_path):
     rows = {}
     for video in found:
         order = {stem(path): t for t, path in enumerate(video.frames)}
-        start = {n: min(t for t, ids in video.given.items() if n in ids) for n in numbers(video)}
-        for n in start:
-            values = []
-            for name, path in video.truth:
-                if order[name] > start[n]:
-                    written = os.path.join(output_path, video.folder, name + '.png')
-                    values.append(_scores(path, written, n, video))
+        for number, start in starts(video.given).items():
+            values = [
+                _frame_scores(path, os.path.join(output_path, video.folder), number, video.union)
+                for name, path in video.truth
+                if order[name] > start
+            ]
             if values:
                 j, f = np.mean(values, axis=0)
-                rows[f'{video.name}_{n}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
+                rows[f'{video.name}_{number}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
     if not rows:
         return {}
     means = {
@@ -127,14 +270,22 @@ def score(found: list, output_path: str) -> dict:
     return {'global': means, 'per_sequence': rows}
 
 
-def _scores(truth, written, number, video):
-    truth, result = masks.read_mask(truth), masks.read_mask(written)
-    own = binary(truth, 0 if 'masks' in video.folder else number)
-    pair = own, (result == number).astype(np.uint8)
+def _frame_scores(truth_path, folder, number, union):
+    truth = masks.read_mask(truth_path)
+    written = masks.read_mask(os.path.join(folder, stem(truth_path) + '.png'), void=True)
+    pair = binary(truth, 0 if union else number), binary(written, number)
     return metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)
 
 
-def overlays(video, output_path: str) -> None:
+def print_scores(results: dict) -> None:
+    """Prints J and F of every object, then the means as JSON; nothing of an empty dict."""
+    for name, row in sorted(results.get('per_sequence', {}).items()):
+        print(f'{name:24s} J {row["J-Mean"]:.3f} F {row["F-Mean"]:.3f}')
+    if results:
+        print(json.dumps(results['global']))
+
+
+def draw(video: Video, output_path: str) -> None:
     """Writes overlay/<name>.png, a contact sheet of at most eight frames, and
     overlay/<name>.mp4."""
     folder = os.path.join(output_path, 'overlay')
@@ -142,9 +293,72 @@ def overlays(video, output_path: str) -> None:
 
     def drawn(path):
         written = os.path.join(output_path, video.folder, stem(path) + '.png')
-        return masks.overlay(masks.read_image(path), masks.read_mask(written))
+        return masks.overlay(masks.read_image(path), masks.read_mask(written, void=True))
 
-    chosen = video.frames[:: -(-len(video.frames) // 8)]
+    chosen = video.frames[:: -(-len(video.frames) // SHEET)]
     sheet = masks.contact_sheet([drawn(path) for path in chosen], 4, 1280)
     masks.write_image(os.path.join(folder, video.name + '.png'), sheet)
     masks.write_video(os.path.join(folder, video.name + '.mp4'), map(drawn, video.frames))
+
+
+def first_frame(source: str) -> np.ndarray:
+    """The first frame, uint8 [H, W, 3] BGR, of a user's own clip: a video file or a folder of
+    images. Raises as masks.read_frames()."""
+    return next(image for _, image in masks.read_frames(source))
+
+
+def write_clip(
+    source: str,
+    results: Iterable,
+    output_path: str,
+    fps: float | None = None,
+    draw: Callable = masks.overlay,
+) -> int:
+    """Writes what a network found in a user's own clip: masks/<frame>.png, overlay.mp4 and
+    sheet.png.
+
+    Args:
+      source: video file or folder of images.
+      results: ids uint8 [H, W] of every frame.
+      output_path: folder of the results.
+      fps: frames a second of overlay.mp4; default: those of the source.
+      draw: function (image, ids) that gives the overlay, uint8 [H, W, 3].
+
+    Returns:
+      The number of frames.
+    """
+    folder = os.path.join(output_path, 'masks')
+    os.makedirs(folder, exist_ok=True)
+    kept = []
+
+    def drawn():
+        for ids, (name, image) in zip(progress(results, source), masks.read_frames(source)):
+            masks.write_mask(os.path.join(folder, name + '.png'), ids)
+            yield draw(image, ids)
+
+    path = os.path.join(output_path, 'overlay.mp4')
+    count = masks.write_video(path, thinned(drawn(), kept), fps or masks.frame_rate(source))
+    sheet = masks.contact_sheet(kept, 4, 1280)
+    masks.write_image(os.path.join(output_path, 'sheet.png'), sheet)
+    print(f'{count} masks, overlay.mp4 and sheet.png are in {os.path.abspath(output_path)}')
+    return count
+
+
+def thinned(images: Iterable[np.ndarray], kept: list) -> Iterator[np.ndarray]:
+    """Passes images on and keeps SHEET to 2 SHEET of them, evenly spaced, in `kept`."""
+    every = 1
+    for i, image in enumerate(images):
+        if i % every == 0:
+            kept.append(image)
+        if len(kept) == 2 * SHEET:
+            kept[:] = kept[::2]
+            every *= 2
+        yield image
+
+
+def claim_facts(source: str, mask: str | None, checkpoint: str, settings: dict) -> dict:
+    """What a user's clip is segmented from, for files.claim()."""
+    facts = {'input': files.fingerprint(source), 'checkpoint': files.fingerprint(checkpoint)}
+    if mask:
+        facts['mask'] = files.fingerprint(mask)
+    return {**facts, **settings}

@@ -15,7 +15,9 @@ import os
 
 import numpy as np
 
-from . import masks as pictures
+from . import files
+from .files import stem
+from .masks import read_image, read_mask
 
 PAGE = 'https://youtube-vos.org/dataset/vos'
 TREE = '<split>/JPEGImages/<video>/*.jpg, <split>/Annotations/<video>/*.png, <split>/meta.json'
@@ -32,7 +34,8 @@ def resolve(root: str, split: str = 'train') -> str:
         if os.path.isdir(os.path.join(path, 'JPEGImages')):
             return path
     raise FileNotFoundError(
-        f'no YouTube-VOS data at {root}: no JPEGImages. Expected {TREE}; download: {PAGE}'
+        f'no YouTube-VOS split {split!r} at {root}: no {split}/JPEGImages there. Expected {TREE}; '
+        f'download: {PAGE}'
     )
 
 
@@ -85,21 +88,17 @@ def masks(root: str, name: str, split: str = 'train') -> list[str]:
     """
     folder = resolve(root, split)
     paths = _files(folder, 'Annotations', name, '.png')
-    shown = {_stem(path) for path in frames(root, name, split)}
-    _none([path for path in paths if _stem(path) not in shown], f'masks of {name} without a frame')
+    shown = {stem(path) for path in frames(root, name, split)}
+    _none([path for path in paths if stem(path) not in shown], f'masks of {name} without a frame')
     return paths
-
-
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _files(folder, kind, name, ending):
     path = os.path.join(folder, kind, name)
-    found = sorted(n for n in os.listdir(path) if n.endswith(ending)) if os.path.isdir(path) else []
+    found = files.listed(path, (ending,)) if os.path.isdir(path) else []
     if not found:
         raise FileNotFoundError(f'video {name}: no {ending} files in {path}; download: {PAGE}')
-    return [os.path.join(path, n) for n in found]
+    return found
 
 
 def objects(root: str, name: str, split: str = 'train') -> dict:
@@ -113,10 +112,10 @@ def objects(root: str, name: str, split: str = 'train') -> dict:
     if entry is None:
         result = {}
         for path in masks(root, name, split):
-            for number in set(np.unique(pictures.read_mask(path)).tolist()) - {0, 255}:
-                result.setdefault(number, []).append(_stem(path))
+            for number in set(np.unique(read_mask(path)).tolist()) - {0, 255}:
+                result.setdefault(number, []).append(stem(path))
         return result
-    shown = {_stem(path) for path in frames(root, name, split)}
+    shown = {stem(path) for path in frames(root, name, split)}
     absent = sorted({f for names in entry.values() for f in names} - shown)
     _none(absent, f'frames that meta.json names and {folder}/JPEGImages/{name} lacks')
     return {number: list(names) for number, names in entry.items()}
@@ -127,23 +126,30 @@ def _none(names, what):
         raise ValueError(f'{len(names)} {what}, first {names[:3]}; download: {PAGE}')
 
 
-def check(root: str) -> dict:
+def check(root: str, every: bool = False) -> dict:
     """Counts {'sequences', 'frames', 'masks', 'objects'} over the splits that are there.
+
+    Args:
+      root: as given to resolve(). every: decode every frame and mask.
 
     Raises:
       FileNotFoundError, ValueError: what is missing or disagrees, by name.
     """
     counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
-    splits = [s for s in ('train', 'valid', 'test') if os.path.isdir(os.path.join(root, s))] or [
-        'train'
-    ]
-    for split in splits:
+    there = [s for s in ('train', 'valid', 'test') if os.path.isdir(os.path.join(root, s))]
+    for split in there or ['train']:
         names, folder = sequences(root, split), resolve(root, split)
         unlisted = sorted(set(_folders(folder)) - set(names))
         _none(unlisted, f'videos in {folder}/JPEGImages that meta.json does not name')
         for name in names:
+            frame_paths, mask_paths = frames(root, name, split), masks(root, name, split)
             counts['sequences'] += 1
-            counts['frames'] += len(frames(root, name, split))
-            counts['masks'] += len(masks(root, name, split))
+            counts['frames'] += len(frame_paths)
+            counts['masks'] += len(mask_paths)
             counts['objects'] += len(objects(root, name, split))
+            if every:
+                for path in frame_paths:
+                    read_image(path)
+                for path in mask_paths:
+                    read_mask(path)
     return counts

@@ -12,27 +12,42 @@ export START_TIME
 # shellcheck source=/dev/null
 . "$here/../../env.sh"
 
-bind=()
+trains=yes
+bind=""
 for flag in "$@"; do
   case $flag in
     --bind_core|--bind_core=True|--bind_core=1)  # this rank's eighth of the cores
       share=$(( $(nproc) / 8 > 0 ? $(nproc) / 8 : 1 ))
-      bind=(taskset -c "$(( RANK_ID * share % $(nproc) ))-$(( (RANK_ID * share + share - 1) % $(nproc) ))")
+      first=$(( RANK_ID * share % $(nproc) ))
+      bind="taskset -c $first-$(( (first + share - 1) % $(nproc) ))"
       export BIND_CORE=1 ;;
     --bind_core*) ;;
     -h|--help) exec "$PYTHON" -m "$model.train" --help ;;
+    --check_data*|--dry_run) trains=no; set -- "$@" "$flag" ;;
     *) set -- "$@" "$flag" ;;
   esac
   shift
 done
 
 out="$here/output/$ASCEND_DEVICE_ID"
-if [ -f "$out/finished" ]; then
+if [ $trains = yes ] && [ -f "$out/finished" ]; then
   mv "$out" "$out.$(date -r "$out/finished" +%Y%m%d_%H%M%S).$$"
 fi
-mkdir -p "$out/ckpt"
+mkdir -p "$out"
 log="$out/train_$ASCEND_DEVICE_ID.log"
 echo "Device ID: $ASCEND_DEVICE_ID"
-"${bind[@]}" "$PYTHON" -m "$model.train" "--case=$case" "--script_dir=$here" "--output_path=$out/ckpt" \
-  "--result_path=$out" "$@" 2>&1 | tee -a "$log"
-touch "$out/finished"
+
+# In the background, so that a signal to this script reaches the program at once.
+# shellcheck disable=SC2086
+$bind "$PYTHON" -m "$model.train" "--case=$case" "--script_dir=$here" "--output_path=$out/ckpt" \
+  "--result_path=$out" "$@" > >(exec tee -ai "$log") 2>&1 &
+child=$!
+trap 'kill -TERM $child 2>/dev/null' TERM
+trap 'kill -INT $child 2>/dev/null' INT
+while true; do  # a signal ends a wait before the program has ended
+  status=0
+  wait $child || status=$?
+  kill -0 $child 2>/dev/null || break
+done
+sleep 0.1  # tee writes its last lines
+exit $status

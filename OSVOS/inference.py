@@ -1,0 +1,109 @@
+"""A trained OSVOS network that segments frames (OSVOS section 3.2: one network an object)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from common import weights
+from common.videos import numbers, starts, stem
+
+from . import cli, data, model, npu
+
+
+@contextlib.contextmanager
+def load(checkpoint: str, cfg):
+    """A network with a checkpoint's weights.
+
+    Args:
+      checkpoint: folder or prefix.
+      cfg: of the network; uses height, which is the short side of every frame in the network.
+
+    Yields:
+      A function: frame uint8 [H, W, 3] BGR -> probability of the object, float32 [H, W]. A graph is
+      built for every new size of frame.
+
+    Raises:
+      FileNotFoundError, ValueError: no checkpoint, or of another network.
+    """
+    prefix = weights.checkpoint_prefix(checkpoint)
+    with tf.Graph().as_default() as graph, npu.session(cfg) as session:
+        built = {}
+
+        def build(size):
+            image = tf.placeholder(tf.float32, [1, *size, 3])
+            return image, model.network({'image': image}, cfg, training=False)['probability']
+
+        build((64, 64))  # for its variables
+        cli.restore(session, prefix)
+
+        def network(frame):
+            shape = frame.shape[:2]
+            size = data.network_size(*shape, cfg)
+            if size not in built:
+                with graph.as_default():
+                    built[size] = build(size)
+            image, probability = built[size]
+            resized = frame if shape == size else data.resize_image(frame, size)
+            found = session.run(probability, {image: cv2.LUT(resized, data.TABLE)[None]})[0, ..., 0]
+            return found if shape == size else cv2.resize(found, shape[::-1])
+
+        yield network
+
+
+def segment(networks: dict, cfg, frames, given: dict) -> Iterator[np.ndarray]:
+    """Object ids uint8 [H, W] of every frame: the likeliest object above cfg.threshold, else 0.
+
+    Args:
+      networks: {object id: function of load()}; id 0 (all objects as one) is written as 1.
+      cfg: uses threshold.
+      frames: iterable of uint8 [H, W, 3] BGR.
+      given: first masks {frame number: ids}; OSVOS takes none of them here, it was trained on them.
+    """
+    del given
+    ids = np.array([number or 1 for number in networks], np.uint8)
+    for frame in frames:
+        maps = np.stack([network(frame) for network in networks.values()])
+        best = ids[np.argmax(maps, axis=0)]
+        yield np.where(np.max(maps, axis=0) > cfg.threshold, best, 0).astype(np.uint8)
+
+
+def units(found: list) -> list[tuple]:
+    """[(video, object id)] to train online: id 0, all objects in one, of a union; else every id of
+    the first mask.
+
+    Args:
+      found: of common.videos.find().
+    """
+    return [
+        (video, number)
+        for video in found
+        for number in ([0] if video.union else numbers(video.given))
+    ]
+
+
+def folder(output_path: str, name: str, number: int) -> str:
+    """Folder of one online training's checkpoints."""
+    return os.path.join(output_path, f'{name}_{number}' if number else name)
+
+
+@contextlib.contextmanager
+def networks_of(video, online_path: str, cfg):
+    """{object id: network} of a video's online trainings, for segment()."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            number: stack.enter_context(load(folder(online_path, video.name, number), cfg))
+            for _, number in units([video])
+        }
+
+
+def first_example(video, number: int) -> tuple:
+    """(image path, mask path, object id) of the frame that an object is first shown in."""
+    start = starts(video.given)[number or 1]
+    image = video.frames[start]
+    return image, dict(video.truth)[stem(image)], number

@@ -1,0 +1,135 @@
+"""Files that are never half written, names in the order people count in, and what a result was made
+from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yields a temporary path beside `path` and moves it there at the end; on an error it is
+    removed and `path` stays as it was. The ending is kept: some writers choose a format by it."""
+    stem, ending = os.path.splitext(path)
+    temporary = f'{stem}.{os.getpid()}.tmp{ending}'
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_text(path: str, text: str) -> None:
+    """Replaces `path` by a file that holds `text`."""
+    with replacing(path) as temporary, open(temporary, 'w') as f:
+        f.write(text)
+
+
+def stem(path: str) -> str:
+    """File name without its ending."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def naturally_sorted(names: Iterable[str]) -> list[str]:
+    """The names with the numbers in them in numeric order: 1.png, 2.png, 10.png."""
+
+    def key(name):
+        parts = re.split(r'(\d+)', name)
+        return [(int(part), '') if part.isdigit() else (-1, part) for part in parts], name
+
+    return sorted(names, key=key)
+
+
+def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
+    """Paths of the files of `folder` with one of the endings, in natural order, without hidden
+    ones such as the `._00000.png` that macOS leaves beside a copied file.
+
+    Raises:
+      ValueError: two files differ in their endings alone, so that their results would be one.
+    """
+    names = [n for n in os.listdir(folder) if n.lower().endswith(endings) and n[0] != '.']
+    names = naturally_sorted(names)
+    seen = {}
+    for name in names:
+        other = seen.setdefault(os.path.splitext(name)[0], name)
+        if other != name:
+            raise ValueError(
+                f'{os.path.abspath(folder)} has {other} and {name}: their results would have the '
+                'same name; move one of them away'
+            )
+    return [os.path.join(folder, name) for name in names]
+
+
+def fingerprint(path: str) -> str:
+    """Short hash of what a file, or a folder of files, holds: sizes, and of each file its first and
+    last megabyte. The path is not part of it, so that moved data are the same.
+
+    Raises:
+      FileNotFoundError: nothing there.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'no such file: {os.path.abspath(path)}')
+    digest = hashlib.sha256()
+    paths = [path]
+    if os.path.isdir(path):
+        names = sorted(os.listdir(path))
+        paths = [os.path.join(path, name) for name in names if name[0] != '.']
+        digest.update('\n'.join(names).encode(errors='surrogateescape'))
+    for each in filter(os.path.isfile, paths):
+        size = os.path.getsize(each)
+        digest.update(str(size).encode())
+        with open(each, 'rb') as f:
+            digest.update(f.read(SAMPLE))
+            f.seek(max(0, size - SAMPLE))
+            digest.update(f.read(SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def claim(folder: str, facts: dict) -> None:
+    """Notes in `folder` what its results are made from, before the first is written.
+
+    Args:
+      folder: made if it is not there; made_from.json in it holds the facts.
+      facts: plain values: fingerprints of inputs and weights, settings.
+
+    Raises:
+      ValueError: the folder holds results made from something else: what differs, and what to do.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, 'made_from.json')
+    facts = json.loads(json.dumps(facts))
+    if not os.path.isfile(path):
+        write_text(path, json.dumps(facts, indent=1, sort_keys=True))
+        return
+    found = read_json(path)
+    changed = sorted(k for k in {*facts, *found} if facts.get(k) != found.get(k))
+    if changed:
+        rows = [f'{key}: {found.get(key)!r} there, {facts.get(key)!r} now' for key in changed]
+        raise ValueError(
+            f'{os.path.abspath(folder)} holds results of something else ({"; ".join(rows)}). '
+            'Choose another --output_path, or move the folder away'
+        )
+
+
+def read_json(path: str):
+    """What a JSON file holds.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no JSON, with the place of the first fault.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no such file: {os.path.abspath(path)}')
+    with open(path, encoding='utf-8') as f:
+        try:
+            return json.load(f)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{os.path.abspath(path)} is no JSON: {error}') from None
