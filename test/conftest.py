@@ -1,5 +1,5 @@
-"""Fixtures of the whole suite: the drawn data, the real data where it is there, a quiet
-TensorFlow."""
+"""Fixtures of the whole suite: the drawn data, the real data where it is there, programs that must
+fail, a quiet TensorFlow."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ def drawn(tmp_path_factory):
     import sample_data
 
     return sample_data.draw(str(tmp_path_factory.mktemp('drawn') / 'data'))
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(program, *flags): the message of a program that must end with exit status 1."""
+
+    def run(program, *flags):
+        capsys.readouterr()
+        assert program.main([str(flag) for flag in flags]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(f'{program.__name__.split(".")[-2]}: error: ')
+        assert 'Traceback' not in message
+        return message
+
+    return run
 
 
 @pytest.fixture(autouse=True)
