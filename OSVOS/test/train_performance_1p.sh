@@ -40,14 +40,16 @@ echo "Device ID: $ASCEND_DEVICE_ID"
 # In the background, so that a signal to this script reaches the program at once.
 # shellcheck disable=SC2086
 $bind "$PYTHON" -m "$model.train" "--case=$case" "--script_dir=$here" "--output_path=$out/ckpt" \
-  "--result_path=$out" "$@" > >(exec tee -ai "$log") 2>&1 &
+  "--result_path=$out" "$@" > >(trap "" INT TERM; exec tee -a "$log") 2>&1 &
 child=$!
-trap 'kill -TERM $child 2>/dev/null' TERM
-trap 'kill -INT $child 2>/dev/null' INT
+stopped=0
+trap 'stopped=143; kill -TERM $child 2>/dev/null' TERM
+trap 'stopped=130; kill -TERM $child 2>/dev/null' INT  # a program in the background ignores SIGINT at first
 while true; do  # a signal ends a wait before the program has ended
   status=0
   wait $child || status=$?
   kill -0 $child 2>/dev/null || break
 done
 sleep 0.1  # tee writes its last lines
+[ $stopped = 0 ] || exit $stopped
 exit $status
