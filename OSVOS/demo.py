@@ -52,7 +52,8 @@ def main(argv=None):
     with inference.load(parent, cfg):
         cli.say_weights(cfg, parent)
     output_path = cli.demo_folder(args)
-    files.claim(output_path, {'input': files.fingerprint(args.input)})
+    facts = {name: cfg[name] for name in (*online.FACTS, 'online_learning_rate', 'threshold')}
+    files.claim(output_path, videos.claim_facts(args.input, args.mask, f'{parent}.index', facts))
     image_path, mask_path = first_pair(args, ids, image, output_path)
     with contextlib.ExitStack() as stack:
         networks = {}

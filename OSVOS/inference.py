@@ -103,7 +103,13 @@ def networks_of(video, online_path: str, cfg):
 
 
 def first_example(video, number: int) -> tuple:
-    """(image path, mask path, object id) of the frame that an object is first shown in."""
-    start = starts(video.given)[number or 1]
-    image = video.frames[start]
+    """(image path, mask path, object id) of the frame that an object is first shown in.
+
+    Raises:
+      ValueError: no mask given shows the object.
+    """
+    found = starts(video.given)
+    if (number or 1) not in found:
+        raise ValueError(f'{video.name} has no object {number}; there are {sorted(found)}')
+    image = video.frames[found[number or 1]]
     return image, dict(video.truth)[stem(image)], number

@@ -21,6 +21,19 @@ from common import files, masks, processes, videos, weights
 from . import cli, data, evaluate, inference, train
 from .config import get_config
 
+FACTS = (  # settings that an online training depends on
+    'online_steps', 'online_accumulate', 'optimizer', 'schedule', 'momentum', 'weight_decay',
+    'flip', 'rotation', 'scale', 'height', 'seed',
+)  # fmt: skip
+
+
+def learning_rate(cfg, image_path: str) -> float:
+    """The rate for a sequence, told by the folder of its frames: cfg.online_learning_rate, unless
+    the table cfg.online_rates has one."""
+    table = files.read_json(cfg.online_rates) if cfg.online_rates else {}
+    name = os.path.basename(os.path.dirname(os.path.abspath(image_path)))
+    return table.get(name, cfg.online_learning_rate)
+
 
 def settings(cfg, pair: tuple, parent: str) -> EasyDict:
     """Settings of one online training.
@@ -42,7 +55,7 @@ def settings(cfg, pair: tuple, parent: str) -> EasyDict:
         train_epochs=steps,
         batch_size=cfg.online_accumulate,
         accumulate=cfg.online_accumulate,
-        learning_rate=cfg.online_learning_rate,
+        learning_rate=learning_rate(cfg, pair[0]),
         schedule='warmup' if cfg.schedule == 'warmup' else 'constant',
         side_schedule='none',
         checkpoint_steps=max(1, steps // 4),
@@ -74,13 +87,13 @@ def finetune(cfg, pair: tuple, parent: str, output_path: str) -> str:
 
 def facts(cfg, pair: tuple, parent: str) -> dict:
     """What an online training is made from, for files.claim()."""
-    names = ('online_steps', 'online_learning_rate', 'online_accumulate', 'height', 'seed')
     return {
         'parent': files.fingerprint(f'{parent}.index'),
         'frame': files.fingerprint(pair[0]),
         'mask': files.fingerprint(pair[1]),
         'object': pair[2],
-        **{name: cfg[name] for name in names},
+        'online_learning_rate': learning_rate(cfg, pair[0]),
+        **{name: cfg[name] for name in FACTS},
     }
 
 

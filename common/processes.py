@@ -121,6 +121,8 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
             with open(log_path, 'a') as log:
                 child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 children.add(child)
+                if stopped.is_set():  # while it was started
+                    child.terminate()
                 results[i] = child.wait()
                 children.discard(child)
 
@@ -137,5 +139,7 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
             child.terminate()
         for thread in threads:
             thread.join(10)
+        for child in list(children):  # was asked to end, and did not
+            child.kill()
         raise
     return results

@@ -2,10 +2,10 @@
 code.
 
 PyTorch .pth, .pt, .pkl (the pickle stream before 1.6, the zip since), pickled dicts of arrays
-(.pdparams, .npy), .npz, HDF5 (.h5), Caffe's VGG as .mat, MindSpore .ckpt (protobuf), TensorFlow
-checkpoints. The kind is told by the file's first bytes, whatever its ending. Pickles are read by an
-unpickler that knows tensors and arrays and nothing else, and the numbers of an array are taken only
-as far as the file holds them.
+(.pdparams, .npy), .npz, HDF5 (.h5, also inside a wheel), Caffe's VGG as .mat, MindSpore .ckpt
+(protobuf), TensorFlow checkpoints. The kind is told by the file's first bytes, whatever its ending.
+Pickles are read by an unpickler that knows tensors and arrays and nothing else, and the numbers of
+an array are taken only as far as the file holds them.
 """
 
 from __future__ import annotations
@@ -371,6 +371,24 @@ def read_npz(path: str) -> dict:
 
 def read_h5(path: str) -> dict:
     """{'group/dataset': array} of an HDF5 file. Raises ValueError where it is damaged."""
+    with open(path, 'rb') as f:
+        return _hdf5(f, path)
+
+
+def read_wheel(path: str) -> dict:
+    """{'group/dataset': array} of the one HDF5 file in a zip, such as a Python wheel.
+
+    Raises:
+      ValueError: damaged, or several of them.
+    """
+    with _damage_is_named(path, 'zip'), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith('.h5')]
+        if len(names) != 1:
+            raise ValueError(f'{os.path.abspath(path)} holds several .h5 files: {names}')
+        return _hdf5(io.BytesIO(archive.read(names[0])), path)
+
+
+def _hdf5(file, path):
     import h5py  # TensorFlow brings it
 
     found = {}
@@ -381,7 +399,7 @@ def read_h5(path: str) -> dict:
 
     with _damage_is_named(path, 'HDF5 file'):
         try:
-            with h5py.File(path, 'r') as f:
+            with h5py.File(file, 'r') as f:
                 f.visititems(take)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f'{os.path.abspath(path)} is no readable HDF5 file: {error}') from None
@@ -481,7 +499,10 @@ def _reader(path, start):
         return read_mat
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            return read_npz if all(n.endswith('.npy') for n in archive.namelist()) else read_pth
+            names = archive.namelist()
+        if any(name.endswith('.h5') for name in names):
+            return read_wheel
+        return read_npz if all(name.endswith('.npy') for name in names) else read_pth
     if start[:1] == b'\x80' and start[1:2] <= b'\x05':  # a pickle, of tensors or of arrays
         with open(path, 'rb') as f, _damage_is_named(path, 'pickle'):
             return read_pth if _unpickler(f) == LEGACY_MAGIC else read_pickle
