@@ -4,7 +4,7 @@ davis.py.
     <root>/annotations/instances_train2017.json
     <root>/train2017/000000000009.jpg
 
-A sequence is one picture, named by its id; its masks are arrays, one an instance, because COCO has
+A sequence is one image, named by its id; its masks are arrays, one an instance, because COCO has
 no mask files.
 """
 
@@ -18,6 +18,8 @@ import os
 import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+
+from .masks import check_files
 
 PAGE = 'https://cocodataset.org/#download (2017 Train/Val images, annotations)'
 TREE = 'annotations/instances_<split>.json, <split>/*.jpg (also images/<split>/)'
@@ -52,12 +54,12 @@ def index(root: str, split: str) -> COCO:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             return COCO(path)
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(f'{path} is no COCO annotation file: {error!r}') from None
 
 
 def sequences(root: str, split: str = 'train2017') -> list[str]:
-    """Ids of the pictures that have instances, as text, in order.
+    """Ids of the images that have instances, as text, in order.
 
     Raises:
       ValueError: there are none.
@@ -69,7 +71,7 @@ def sequences(root: str, split: str = 'train2017') -> list[str]:
 
 
 def frames(root: str, name: str, split: str = 'train2017') -> list[str]:
-    """[path] of the picture with id `name`. Raises FileNotFoundError where it is not there."""
+    """[path] of the image with id `name`. Raises FileNotFoundError where it is not there."""
     file_name = _image(root, name, split)['file_name']
     root = os.path.abspath(root)
     tried = [os.path.join(root, *place, file_name) for place in ((split,), ('images', split))]
@@ -77,55 +79,107 @@ def frames(root: str, name: str, split: str = 'train2017') -> list[str]:
         if os.path.isfile(path):
             return [path]
     raise FileNotFoundError(
-        f'picture {name} of {split} is missing: tried {" and ".join(tried)}; download: {PAGE}'
+        f'image {name} of {split} is missing: tried {" and ".join(tried)}; download: {PAGE}'
     )
 
 
 def _image(root, name, split):
     images = index(root, split).imgs
     if not name.isdigit() or int(name) not in images:
-        raise ValueError(f'instances_{split}.json has no picture {name}')
+        raise ValueError(f'instances_{split}.json has no image {name}')
     return images[int(name)]
 
 
 def annotations(root: str, name: str, split: str = 'train2017') -> list[dict]:
-    """The picture's instances as they are in the file: segmentation, area, bbox, iscrowd, ...
+    """The image's instances as they are in the file: segmentation, area, bbox, iscrowd, ...
 
     Raises:
-      ValueError: no such picture.
+      ValueError: no such image.
     """
     return index(root, split).imgToAnns[_image(root, name, split)['id']]
 
 
 def masks(root: str, name: str, split: str = 'train2017') -> list[np.ndarray]:
-    """The picture's instances as uint8 [H, W] of 0 and 1; what lies outside the picture is cut
+    """The image's instances as uint8 [H, W] of 0 and 1; what lies outside the image is cut
     off."""
     image = _image(root, name, split)
     return [mask(a, image['height'], image['width']) for a in annotations(root, name, split)]
 
 
 def mask(annotation: dict, height: int, width: int) -> np.ndarray:
-    """One instance as uint8 [height, width] of 0 and 1: polygons, or run lengths of either form."""
+    """One instance as uint8 [height, width] of 0 and 1: polygons, or run lengths of either form.
+    Raises ValueError as run_lengths()."""
     return rle.decode(run_lengths(annotation, height, width))
 
 
 def run_lengths(annotation: dict, height: int, width: int) -> dict:
-    """One instance in compressed run-length form, whose rle.area is its number of pixels."""
-    shape = annotation['segmentation']
-    if isinstance(shape, list):
-        usable = [polygon for polygon in shape if len(polygon) >= 6]  # three points
-        if not usable:
-            return rle.encode(np.zeros((height, width), np.uint8, order='F'))
-        return rle.merge(rle.frPyObjects(usable, height, width))
-    return rle.frPyObjects(shape, height, width) if isinstance(shape['counts'], list) else shape
-
-
-def check(root: str) -> dict:
-    """Counts {'sequences', 'frames', 'masks', 'objects'} over the instance files that are there.
+    """One instance in compressed run-length form, whose rle.area is its number of pixels.
 
     Raises:
-      FileNotFoundError: no annotations; pictures missing, the first three by name.
+      ValueError: a segmentation that is neither polygons nor run lengths of such an image.
     """
+    segmentation = annotation.get('segmentation')
+    try:
+        if isinstance(segmentation, list):
+            return _encode_polygons(segmentation, height, width)
+        counts = segmentation['counts']
+        if list(segmentation['size']) != [height, width]:
+            raise ValueError(f'run lengths of size {segmentation["size"]}')
+        if isinstance(counts, (str, bytes)):  # pycocotools would read behind the end of bad ones
+            text = counts.encode('ascii') if isinstance(counts, str) else counts
+            _check_runs(_decode_runs(text), height * width)
+            return {'size': [height, width], 'counts': text}
+        _check_runs(counts, height * width)
+        return rle.frPyObjects(segmentation, height, width)
+    except Exception as error:  # pycocotools raises bare ones
+        raise ValueError(
+            f'annotation {annotation.get("id")} of an image {width}x{height} has no usable '
+            f'segmentation: {error!r}'
+        ) from None
+
+
+def _encode_polygons(polygons, height, width):
+    usable = [polygon for polygon in polygons if len(polygon) >= 6]  # three points
+    if not usable:
+        return rle.encode(np.zeros((height, width), np.uint8, order='F'))
+    return rle.merge(rle.frPyObjects(usable, height, width))
+
+
+def _check_runs(runs, pixels):
+    if any(run < 0 for run in runs) or sum(runs) != pixels:
+        raise ValueError(f'run lengths of {sum(runs)} pixels in all')
+
+
+def _decode_runs(text):
+    """Run lengths of COCO's text form (maskApi.c rleFrString): 5 bits a character, the sixth says
+    that more follow; from the third run on, differences to the last but one."""
+    runs, value, shift = [], 0, 0
+    for character in text:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError('run lengths that are cut off')
+    return runs
+
+
+def check(root: str, every: bool = False) -> dict:
+    """Counts {'sequences', 'frames', 'masks', 'objects'} over the instance files that are there.
+
+    Args:
+      root: as given to resolve(). every: decode every image and instance.
+
+    Raises:
+      FileNotFoundError: no annotations; images missing, the first three by name. ValueError: files
+      or instances that cannot be decoded.
+    """
+    root = resolve(root)
     folder = os.path.join(root, 'annotations')
     found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     named = [n for n in found if n.startswith('instances_') and n.endswith('.json')]
@@ -134,17 +188,24 @@ def check(root: str) -> dict:
         raise FileNotFoundError(
             f'no instances_*.json in {os.path.abspath(folder)}. Expected {TREE}; download: {PAGE}'
         )
-    counts, missing = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}, []
+    counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
+    missing, images = [], []
     for split in splits:
         for name in sequences(root, split):
             counts['sequences'] += 1
             counts['objects'] += len(annotations(root, name, split))
             try:
-                counts['frames'] += len(frames(root, name, split))
+                paths = frames(root, name, split)
             except FileNotFoundError as error:
                 missing.append(str(error))
+                continue
+            counts['frames'] += len(paths)
+            if every:
+                masks(root, name, split)
+                images += paths
     if missing:
         first = '; '.join(missing[:3])
-        raise FileNotFoundError(f'{len(missing)} pictures are missing, first: {first}')
+        raise FileNotFoundError(f'{len(missing)} images are missing, first: {first}')
+    check_files(images, [])
     counts['masks'] = counts['objects']
     return counts

@@ -16,7 +16,7 @@ import os
 import numpy as np
 
 from . import files
-from .masks import read_image, read_mask
+from .masks import check_files, read_mask
 
 PAGE = 'https://davischallenge.org (DAVIS 2016 / 2017, 480p)'
 TREE = (
@@ -26,19 +26,29 @@ TREE = (
 
 
 def resolve(root: str, year: str) -> str:
-    """The folder that has JPEGImages: `root`, or one named DAVIS, DAVIS2016 ... in it; with `year`
-    '2017' one of that year first.
+    """The folder that has JPEGImages/480p: `root`, or one named DAVIS, DAVIS2016, DAVIS2017 ... in
+    it. Of several, one that is named after `year` or has its lists in ImageSets comes first, one
+    that is named after the other year last.
 
     Raises:
       FileNotFoundError: naming what was tried, the tree expected and where the data are.
     """
     root = os.path.abspath(root)
     names = ['DAVIS', 'DAVIS2016', 'DAVIS-2016', 'DAVIS2017', 'DAVIS-2017', 'davis2017']
-    names.sort(key=lambda name: year == '2017' and not name.endswith(year))
-    tried = [root] + [os.path.join(root, name) for name in names]
-    for path in tried:
-        if os.path.isdir(os.path.join(path, 'JPEGImages', '480p')):
+    candidates = [root] + [os.path.join(root, name) for name in names]
+    found = [p for p in candidates if os.path.isdir(os.path.join(p, 'JPEGImages', '480p'))]
+    if root in found:
+        return root
+    other = '2017' if year == '2016' else '2016'
+    for path in found:
+        lists = os.path.join(path, 'ImageSets', year)
+        if path.endswith(year) or (os.path.isdir(lists) and not path.endswith(other)):
             return path
+    for path in found:
+        if not path.endswith(other):
+            return path
+    if found:
+        return found[0]
     raise FileNotFoundError(
         f'no DAVIS data at {root}: no JPEGImages/480p there (nor in DAVIS/, DAVIS2016/, '
         f'DAVIS2017/ inside it). Expected {TREE}; download: {PAGE}'
@@ -134,9 +144,16 @@ def masks(root: str, name: str) -> list[str]:
     """Paths of a sequence's masks, in order; `root` as resolve() gives it.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are none. ValueError: a mask without its frame.
     """
-    return _files(root, 'Annotations', name, '.png')
+    paths = _files(root, 'Annotations', name, '.png')
+    shown = {files.stem(path) for path in frames(root, name)}
+    strange = [path for path in paths if files.stem(path) not in shown]
+    if strange:
+        raise ValueError(
+            f'{len(strange)} masks of {name} without a frame in JPEGImages, first {strange[:3]}'
+        )
+    return paths
 
 
 def pairs(root: str, names: list[str]) -> list[tuple[str, str]]:
@@ -184,8 +201,5 @@ def check(root: str, year: str = '2016', every: bool = False) -> dict:
             pairs(root, [name])
         counts['objects'] += len(set(np.unique(read_mask(mask_paths[0])).tolist()) - {0, 255})
         if every:
-            for path in frame_paths:
-                read_image(path)
-            for path in mask_paths:
-                read_mask(path)
+            check_files(frame_paths, mask_paths)
     return counts

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 
 SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
@@ -17,9 +18,15 @@ SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
     """Yields a temporary path beside `path` and moves it there at the end; on an error it is
-    removed and `path` stays as it was. The ending is kept: some writers choose a format by it."""
-    stem, ending = os.path.splitext(path)
-    temporary = f'{stem}.{os.getpid()}.tmp{ending}'
+    removed and `path` stays as it was.
+
+    The name is random, because several ranks and hosts may write into one folder; hidden, so that
+    what a killed program leaves is taken for no frame; and it keeps the ending, by which some
+    writers choose a format.
+    """
+    folder, name = os.path.split(path)
+    ending = os.path.splitext(name)[1]
+    temporary = os.path.join(folder, f'.{name}.{secrets.token_hex(8)}.tmp{ending}')
     try:
         yield temporary
         os.replace(temporary, path)
@@ -30,7 +37,7 @@ def replacing(path: str) -> Iterator[str]:
 
 def write_text(path: str, text: str) -> None:
     """Replaces `path` by a file that holds `text`."""
-    with replacing(path) as temporary, open(temporary, 'w') as f:
+    with replacing(path) as temporary, open(temporary, 'w', encoding='utf-8') as f:
         f.write(text)
 
 
@@ -43,8 +50,9 @@ def naturally_sorted(names: Iterable[str]) -> list[str]:
     """The names with the numbers in them in numeric order: 1.png, 2.png, 10.png."""
 
     def key(name):
-        parts = re.split(r'(\d+)', name)
-        return [(int(part), '') if part.isdigit() else (-1, part) for part in parts], name
+        parts = re.split(r'([0-9]+)', name)  # text, number, text, ...
+        parts[1::2] = map(int, parts[1::2])
+        return parts, name
 
     return sorted(names, key=key)
 
@@ -56,8 +64,8 @@ def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
     Raises:
       ValueError: two files differ in their endings alone, so that their results would be one.
     """
-    names = [n for n in os.listdir(folder) if n.lower().endswith(endings) and n[0] != '.']
-    names = naturally_sorted(names)
+    visible = [name for name in os.listdir(folder) if not name.startswith('.')]
+    names = naturally_sorted(name for name in visible if name.lower().endswith(endings))
     seen = {}
     for name in names:
         other = seen.setdefault(os.path.splitext(name)[0], name)
@@ -81,8 +89,8 @@ def fingerprint(path: str) -> str:
     digest = hashlib.sha256()
     paths = [path]
     if os.path.isdir(path):
-        names = sorted(os.listdir(path))
-        paths = [os.path.join(path, name) for name in names if name[0] != '.']
+        names = sorted(name for name in os.listdir(path) if not name.startswith('.'))
+        paths = [os.path.join(path, name) for name in names]
         digest.update('\n'.join(names).encode(errors='surrogateescape'))
     for each in filter(os.path.isfile, paths):
         size = os.path.getsize(each)
@@ -95,7 +103,8 @@ def fingerprint(path: str) -> str:
 
 
 def claim(folder: str, facts: dict) -> None:
-    """Notes in `folder` what its results are made from, before the first is written.
+    """Notes in `folder` what its results are made from, before the first is written; a folder with
+    a checkpoint must have such a note.
 
     Args:
       folder: made if it is not there; made_from.json in it holds the facts.
@@ -107,10 +116,13 @@ def claim(folder: str, facts: dict) -> None:
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, 'made_from.json')
     facts = json.loads(json.dumps(facts))
-    if not os.path.isfile(path):
+    if os.path.isfile(path):
+        found = read_json(path)
+    elif os.path.isfile(os.path.join(folder, 'checkpoint')):
+        found = {}
+    else:
         write_text(path, json.dumps(facts, indent=1, sort_keys=True))
         return
-    found = read_json(path)
     changed = sorted(k for k in {*facts, *found} if facts.get(k) != found.get(k))
     if changed:
         rows = [f'{key}: {found.get(key)!r} there, {facts.get(key)!r} now' for key in changed]

@@ -1,4 +1,4 @@
-"""Masks, images and clips in and out: PNG with the DAVIS palette, overlays, contact sheets.
+"""Reads and writes masks, images and clips: PNG with the DAVIS palette, overlays, contact sheets.
 
 Masks are uint8 [H, W] of object ids: 0 background, 1.. objects, 255 void where a data set has it.
 Files are written under a temporary name and moved, so that a killed program leaves none half
@@ -8,9 +8,11 @@ written.
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,20 +20,19 @@ from PIL import Image
 
 from . import files
 
-VIDEO_ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp')
 MOST_OBJECTS = 100  # ids above are grey values; DAVIS has 10 objects, YouTube-VOS 12
 LOST_FRAMES = 0.02  # of a video, that a container may count too many
 
 
 def _palette() -> np.ndarray:
-    """The PASCAL VOC colour map that DAVIS masks carry: bit i of the id goes to bit 7 - i // 3 of
+    """The PASCAL VOC color map that DAVIS masks carry: bit i of the id goes to bit 7 - i // 3 of
     channel i % 3."""
     ids = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
+    colors = np.zeros((256, 3), np.uint8)
     for bit in range(8):
-        colours[:, bit % 3] |= (((ids >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
-    return colours
+        colors[:, bit % 3] |= (((ids >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colors
 
 
 PALETTE = _palette()  # uint8 [256, 3], R, G, B
@@ -47,7 +48,10 @@ def read_image(path: str) -> np.ndarray:
     jpeg = data[:2].tobytes() == b'\xff\xd8'
     if jpeg and b'\xff\xd9' not in data[-4096:].tobytes():  # OpenCV would fill the rest with grey
         raise ValueError(f'{os.path.abspath(path)} is cut off: a JPEG without its end marker')
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as error:  # such as a header that asks for too many pixels
+        raise ValueError(f'{os.path.abspath(path)} is no readable image: {error}') from None
     if image is None:
         raise ValueError(f'{os.path.abspath(path)} is no readable image ({data.size} bytes)')
     return image
@@ -59,57 +63,91 @@ def _existing(path):
     return path
 
 
+class Values(NamedTuple):
+    """What a mask file stores, before anybody says what it means."""
+
+    array: np.ndarray  # uint8 [H, W]
+    indexed: bool  # indices of a palette, not grey levels
+
+
+def read_values(path: str) -> Values:
+    """The ids or grey levels of a mask file as they are stored.
+
+    Args:
+      path: of an indexed or grey image; one in colors is taken where all are of the DAVIS palette.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: cut off, no image, of 16 bits, in other colors.
+    """
+    image = _decode(path)
+    if image.mode[0] in 'IF':  # PIL would clip ids above 255
+        raise ValueError(f'{os.path.abspath(path)} has 16 or 32 bits, expected 8-bit ids')
+    if image.mode == '1':
+        return Values(np.array(image, np.uint8), False)
+    if image.mode not in ('P', 'L'):
+        return _from_colors(np.array(image.convert('RGB')), path)
+    array = np.array(image, np.uint8)
+    return Values(array, image.mode == 'P' and not _is_grey_palette(image.getpalette(), array))
+
+
+def _is_grey_palette(palette, array):
+    """Whether all colors in use are the grey levels of their indices, as of a grey image that was
+    saved with a palette."""
+    used = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    colors = np.resize(np.array(palette, np.uint8), (len(palette) // 3, 3))
+    if used.max(initial=0) >= len(colors):
+        return False
+    return bool((colors[used] == used[:, None]).all())
+
+
 def read_mask(path: str, void: bool = False) -> np.ndarray:
-    """Object ids uint8 [H, W] of an indexed or grey PNG.
+    """Object ids uint8 [H, W] of an indexed or grey mask file.
 
     A mask whose only value beside 0 is 255 shows one object, which becomes 1; with other ids in it
     255 is void and stays.
 
     Args:
-      path: of the PNG; colours are taken where all are of the DAVIS palette.
+      path: of the file, see read_values().
       void: 255 is void in any case, as in a frame of an id map that shows nothing else.
 
     Raises:
-      FileNotFoundError: no such file. ValueError: cut off, no image, of 16 bits, in other colours,
-      or of grey values between, which are no ids.
+      FileNotFoundError, ValueError: as read_values(); grey levels between, which are no ids.
     """
-    image = _decoded(path)
-    if image.mode[0] in 'IF':  # PIL would clip ids above 255
-        raise ValueError(f'{os.path.abspath(path)} has 16 or 32 bits, expected 8-bit ids')
-    if image.mode in ('P', 'L', '1'):
-        mask = np.array(image, np.uint8)
-    else:
-        mask = _from_colours(np.array(image.convert('RGB')), path)
+    mask, indexed = read_values(path)
     whites = cv2.threshold(mask, 254, 1, cv2.THRESH_BINARY)[1]  # a tenth of numpy's time
-    if not void and cv2.countNonZero(whites) == cv2.countNonZero(mask):
-        return whites.astype(np.uint8)
-    if image.mode != 'P' and cv2.countNonZero(whites):
-        _refuse_soft_values(mask, path)
+    white_pixels = cv2.countNonZero(whites)
+    if not void and white_pixels == cv2.countNonZero(mask):
+        return whites
+    if white_pixels and not indexed:
+        levels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:255])
+        if levels.max(initial=0) > MOST_OBJECTS:
+            raise ValueError(
+                f'{os.path.abspath(path)} has grey levels up to {levels[-1]} beside 255: a soft or '
+                f'JPEG-compressed mask, no object ids. {_how_to_threshold(path)}'
+            )
     return mask
 
 
-def _refuse_soft_values(mask, path):
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:255])
-    if values[-1:] > MOST_OBJECTS:
-        raise ValueError(
-            f'{os.path.abspath(path)} has grey values up to {values[-1]} beside 255: a soft or '
-            f'JPEG-compressed mask, no object ids. {_THRESHOLD.format(path)}'
-        )
+def _how_to_threshold(path):
+    return (
+        'Make it 0 and 255: python -c "import sys; from PIL import Image; '
+        "Image.open(sys.argv[1]).convert('L').point(lambda v: 255 * (v > 127)).save('mask.png')\" "
+        + shlex.quote(path)
+    )
 
 
-_THRESHOLD = (
-    'Make it 0 and 255: python -c "from PIL import Image; '
-    "Image.open('{0}').convert('L').point(lambda v: 255 * (v > 127)).save('mask.png')\""
-)
-_COLOURS_TO_IDS = (
-    'Give every colour a number: python -c "import numpy as np; from PIL import Image; '
-    "x = np.array(Image.open('{0}').convert('RGB')); "
-    'ids = np.unique(x.reshape(-1, 3), axis=0, return_inverse=True)[1]; '
-    "Image.fromarray(ids.reshape(x.shape[:2]).astype('uint8')).save('mask.png')\""
-)
+def _how_to_number_colors(path):
+    return (
+        'Give every color a number, the commonest 0: python -c "import sys; import numpy as np; '
+        "from PIL import Image; x = np.array(Image.open(sys.argv[1]).convert('RGB')); "
+        '_, ids, n = np.unique(x.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True); '
+        'ids = np.argsort(np.argsort(-n))[ids]; assert len(n) < 100, len(n); '
+        "Image.fromarray(ids.reshape(x.shape[:2]).astype('uint8')).save('mask.png')\" "
+        + shlex.quote(path)
+    )
 
 
-def _decoded(path):
+def _decode(path):
     try:
         with Image.open(_existing(path)) as image:
             image.load()  # here, because numpy would turn a decoder's error into a TypeError
@@ -128,57 +166,82 @@ def _decoded(path):
         raise ValueError(f'{os.path.abspath(path)} is no readable mask: {error}') from None
 
 
-def _from_colours(image, path):
+def _from_colors(image, path):
     grey = np.ascontiguousarray(image[..., 0])
     if np.array_equal(grey, image[..., 1]) and np.array_equal(grey, image[..., 2]):
-        return grey
+        return Values(grey, False)
     codes = image.astype(np.int32) @ (65536, 256, 1)
     palette = PALETTE[: MOST_OBJECTS + 1].astype(np.int32)
     known = {int(code): number for number, code in enumerate(palette @ (65536, 256, 1))}
     found = np.unique(codes)
     if not set(found.tolist()) <= set(known):
         raise ValueError(
-            f'{os.path.abspath(path)} has {len(found)} colours that are not those of the DAVIS '
+            f'{os.path.abspath(path)} has {len(found)} colors that are not all of the DAVIS '
             'palette, expected a mask of object ids: 0 background and 1, 2, ... objects, or 0 and '
-            f'255. {_COLOURS_TO_IDS.format(path)}'
+            f'255. {_how_to_number_colors(path)}'
         )
     numbers = np.array([known[int(code)] for code in found], np.uint8)
-    return numbers[np.searchsorted(found, codes)]
+    return Values(numbers[np.searchsorted(found, codes)], True)
+
+
+def shows_ids(path: str) -> bool:
+    """Whether a mask file is an id map: some value is neither 0 nor 255. With the first annotation
+    of a sequence this tells whether 255 is void in all of them. Raises as read_values()."""
+    array = read_values(path).array
+    return bool(((array > 0) & (array < 255)).any())
 
 
 def first_mask(path: str, shape: tuple[int, int]) -> np.ndarray:
     """The mask of a user's first frame: ids uint8 [H, W], 1.. objects, void as background.
 
-    The one check of what a user gives, for every network: an indexed PNG, a grey one of 0 and 255,
-    or a grey one of ids 1, 2, ... N.
+    The one check of what a user gives, for every network: an indexed image, a grey one of 0 and
+    255, or a grey one of ids 1, 2, ... N.
 
     Args:
       path: of the mask.
       shape: (H, W) of the frames.
 
     Raises:
-      FileNotFoundError, ValueError: as read_mask(); another size; no object; grey values that are
+      FileNotFoundError, ValueError: as read_mask(); another size; no object; grey levels that are
       no ids.
     """
     ids = read_mask(path)
     if ids.shape != tuple(shape):
         raise ValueError(
-            f'{path} is {ids.shape[1]}x{ids.shape[0]}, the frames are {shape[1]}x{shape[0]}; the '
-            'mask must have their size'
+            f'{os.path.abspath(path)} is {ids.shape[1]}x{ids.shape[0]}, the frames are '
+            f'{shape[1]}x{shape[0]}; the mask must have their size'
         )
     ids = np.where(ids == 255, 0, ids).astype(np.uint8)
     numbers = [int(n) for n in np.unique(ids) if n]
     if not numbers:
         raise ValueError(f'{os.path.abspath(path)} marks no object: all pixels are 0 or void')
-    gaps = numbers != list(range(1, len(numbers) + 1))
-    if gaps and _decoded(path).mode != 'P':
+    if numbers == list(range(1, len(numbers) + 1)) and len(numbers) <= MOST_OBJECTS:
+        return ids
+    if not read_values(path).indexed or len(numbers) > MOST_OBJECTS:
         raise ValueError(
-            f'{os.path.abspath(path)} has the grey values {numbers[:8]}, expected ids 1, 2, ... or '
-            f'0 and 255: a soft or JPEG-compressed mask? {_THRESHOLD.format(path)}'
+            f'{os.path.abspath(path)} has {len(numbers)} values {numbers[:8]}, expected ids 1, 2, '
+            f'... or 0 and 255: a soft or JPEG-compressed mask? {_how_to_threshold(path)}'
         )
-    if gaps:
-        print(f'{path}: the objects have the ids {numbers}', flush=True)
+    print(f'{path}: the objects have the ids {numbers}', flush=True)
     return ids
+
+
+def check_files(images: list[str], masks: list[str]) -> None:
+    """Decodes files, every one: what --check_data=all asks for.
+
+    Raises:
+      ValueError: how many cannot be decoded, and the first three.
+    """
+    faults = []
+    for read, paths in ((read_image, images), (read_values, masks)):
+        for path in paths:
+            try:
+                read(path)
+            except (OSError, ValueError) as error:
+                faults.append(str(error))
+    if faults:
+        count = len(images) + len(masks)
+        raise ValueError(f'{len(faults)} of {count} files are damaged: {"; ".join(faults[:3])}')
 
 
 def write_mask(path: str, mask: np.ndarray) -> None:
@@ -203,12 +266,12 @@ def write_image(path: str, image: np.ndarray) -> None:
 def overlay(
     image: np.ndarray, mask: np.ndarray, alpha: float = 0.5, contour: bool = True
 ) -> np.ndarray:
-    """Colours the objects of a frame and draws their outlines.
+    """Colors the objects of a frame and draws their outlines.
 
     Args:
       image: uint8 [H, W, 3] BGR.
       mask: uint8 [H, W] ids; 255 is not drawn.
-      alpha: 0 .. 1, share of the colour.
+      alpha: 0 .. 1, share of the color.
       contour: whether to draw the outlines.
 
     Returns:
@@ -220,9 +283,9 @@ def overlay(
     if image.shape[:2] != mask.shape:
         raise ValueError(f'mask {list(mask.shape)} does not fit image {list(image.shape)}')
     table = np.ascontiguousarray(PALETTE[None, :, ::-1])
-    colours = cv2.LUT(cv2.merge([mask, mask, mask]), table)
+    colors = cv2.LUT(cv2.merge([mask, mask, mask]), table)
     inside = cv2.inRange(mask, 1, 254)
-    mixed = cv2.copyTo(cv2.addWeighted(image, 1 - alpha, colours, alpha, 0), inside, image.copy())
+    mixed = cv2.copyTo(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), inside, image.copy())
     numbers = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[:255])
     for number in numbers[numbers > 0] if contour else ():
         outlines = cv2.findContours(

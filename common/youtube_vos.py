@@ -17,14 +17,16 @@ import numpy as np
 
 from . import files
 from .files import stem
-from .masks import read_image, read_mask
+from .masks import check_files, read_mask
 
 PAGE = 'https://youtube-vos.org/dataset/vos'
+SPLITS = ('train', 'valid', 'test')
 TREE = '<split>/JPEGImages/<video>/*.jpg, <split>/Annotations/<video>/*.png, <split>/meta.json'
 
 
 def resolve(root: str, split: str = 'train') -> str:
-    """The split's folder: `root`/split, or `root` itself where it has JPEGImages.
+    """The split's folder: `root`/split, or `root` itself where it has JPEGImages, or
+    `root`/YouTubeVOS/split.
 
     Raises:
       FileNotFoundError: naming what was tried, the tree expected and where the data are.
@@ -33,9 +35,10 @@ def resolve(root: str, split: str = 'train') -> str:
     for path in (os.path.join(root, split), root, os.path.join(root, 'YouTubeVOS', split)):
         if os.path.isdir(os.path.join(path, 'JPEGImages')):
             return path
+    there = [s for s in SPLITS if os.path.isdir(os.path.join(root, s, 'JPEGImages'))]
     raise FileNotFoundError(
-        f'no YouTube-VOS split {split!r} at {root}: no {split}/JPEGImages there. Expected {TREE}; '
-        f'download: {PAGE}'
+        f'no YouTube-VOS split {split!r} at {root}: no {split}/JPEGImages there'
+        f'{", only " + " and ".join(there) if there else ""}. Expected {TREE}; download: {PAGE}'
     )
 
 
@@ -136,7 +139,7 @@ def check(root: str, every: bool = False) -> dict:
       FileNotFoundError, ValueError: what is missing or disagrees, by name.
     """
     counts = {'sequences': 0, 'frames': 0, 'masks': 0, 'objects': 0}
-    there = [s for s in ('train', 'valid', 'test') if os.path.isdir(os.path.join(root, s))]
+    there = [split for split in SPLITS if os.path.isdir(os.path.join(root, split))]
     for split in there or ['train']:
         names, folder = sequences(root, split), resolve(root, split)
         unlisted = sorted(set(_folders(folder)) - set(names))
@@ -148,8 +151,5 @@ def check(root: str, every: bool = False) -> dict:
             counts['masks'] += len(mask_paths)
             counts['objects'] += len(objects(root, name, split))
             if every:
-                for path in frame_paths:
-                    read_image(path)
-                for path in mask_paths:
-                    read_mask(path)
+                check_files(frame_paths, mask_paths)
     return counts
