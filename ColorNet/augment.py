@@ -1,41 +1,61 @@
-"""What happens to the colours of a frame: shadows, jitter, blur; the Lab target and the weight
-along edges (datasets/dataloader_video_my_dul.py of the official code).
+"""Changes of a frame's light and color: shadows, jitter, blur; the Lab target and the weight along
+edges (datasets/dataloader_video_my_dul.py of the official code).
 
-Pictures are R, G, B. Draws are taken in the original's order from two generators: `uniform`, a
-random.Random, and `second`, a numpy RandomState, for what torchvision draws from torch.
+Images are R, G, B. Random numbers are drawn in the order of the original.
 """
 
 from __future__ import annotations
+
+import random
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 JITTER = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))  # brightness, contrast, saturation, hue
-WEAK, STRONG = (0.2, 0.0), (0.3, 0.1)  # probability of blur, of solarisation: main, second view
 MARGIN = 5  # px around a shadow, more than the blur of its border reaches
-EDGE_STEP, EDGE_RUN, EDGE_REACH = 16, 16, 4  # px of the half-size picture (findEdge2)
+EDGE_STEP, EDGE_RUN, EDGE_BORDER = 16, 16, 4  # px of the half-size image (findEdge2)
 
 
-def jittered(image, strength: tuple[float, float], shadows: bool, uniform, second):
-    """A PIL image in other light: perhaps shadows, colours, grey, blur, solarised."""
-    if shadows and uniform.random() < 0.6:
-        image = shadowed(image, uniform.randint(3, 6), uniform)
-    if not second.rand() > 0.8:
-        image = recoloured(image, second)
-    if second.rand() < 0.2:
+class Draws(NamedTuple):
+    """The two generators of a clip: python for what the original draws from `random`, torch for
+    what it and torchvision draw from torch."""
+
+    python: random.Random
+    torch: np.random.RandomState
+
+
+class Strength(NamedTuple):
+    """Probabilities of blur and of solarization."""
+
+    blur: float
+    solarize: float
+
+
+WEAK = Strength(0.2, 0.0)  # of the main view
+STRONG = Strength(0.3, 0.1)  # of the second view
+
+
+def jitter(image, strength: Strength, shadows: bool, draws: Draws):
+    """A PIL image in other light: perhaps with shadows, other colors, gray, blurred, solarized."""
+    if shadows and draws.python.random() < 0.6:
+        image = add_shadows(image, draws.python.randint(3, 6), draws)
+    if not draws.torch.rand() > 0.8:
+        image = jitter_color(image, draws)
+    if draws.torch.rand() < 0.2:
         image = image.convert('L').convert('RGB')
-    if uniform.random() <= strength[0]:
-        image = image.filter(ImageFilter.GaussianBlur(uniform.uniform(0.1, 2.0)))
-    if strength[1] and uniform.random() < strength[1]:
+    if draws.python.random() <= strength.blur:
+        image = image.filter(ImageFilter.GaussianBlur(draws.python.uniform(0.1, 2.0)))
+    if strength.solarize and draws.python.random() < strength.solarize:
         image = ImageOps.solarize(image)
     return image
 
 
-def recoloured(image, second):
+def jitter_color(image, draws: Draws):
     """torchvision's ColorJitter: four changes in random order."""
-    order = second.permutation(4)
-    factors = [float(second.uniform(*bounds)) for bounds in JITTER]
+    order = draws.torch.permutation(4)
+    factors = [float(draws.torch.uniform(*bounds)) for bounds in JITTER]
     changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     for k in order:
         if k < 3:
@@ -48,16 +68,17 @@ def recoloured(image, second):
     return image
 
 
-def shadowed(image, count: int, uniform):
-    """`count` quadrangles of a PIL image darker or lighter, with soft or hard borders; only the
-    part around each is computed."""
-    picture = np.asarray(image).astype(np.float32)
+def add_shadows(image, count: int, draws: Draws):
+    """Makes `count` quadrangles of a PIL image darker or lighter, with soft or hard borders; only
+    the part around each is computed."""
+    uniform = draws.python
+    pixels = np.asarray(image).astype(np.float32)
     for _ in range(count):
-        points = _quadrangle(*picture.shape[:2], uniform)
+        points = _quadrangle(*pixels.shape[:2], uniform)
         left, top, width, height = cv2.boundingRect(points)
         corner = max(left - MARGIN, 0), max(top - MARGIN, 0)
-        part = picture[corner[1] : top + height + MARGIN, corner[0] : left + width + MARGIN]
-        other, least, most = part, picture.min(), picture.max()
+        part = pixels[corner[1] : top + height + MARGIN, corner[0] : left + width + MARGIN]
+        other, least, most = part, pixels.min(), pixels.max()
         if most > 0.01:
             other = (part - least) / most
         if uniform.random() < 0.5:
@@ -73,7 +94,7 @@ def shadowed(image, count: int, uniform):
             part[:] = other * share + part * (1 - share)
         else:
             part[mask > 127] = other[mask > 127]
-    return Image.fromarray(picture.astype(np.uint8))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _quadrangle(height, width, uniform):
@@ -89,7 +110,7 @@ def _quadrangle(height, width, uniform):
     return np.array(points, np.int32)
 
 
-def lab(image) -> np.ndarray:
+def to_lab(image) -> np.ndarray:
     """uint8 [H, W, 3] of a PIL image: OpenCV's 8-bit L, a, b."""
     return cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2LAB)
 
@@ -98,7 +119,8 @@ def clip_range(frames: np.ndarray, clip: bool) -> np.ndarray:
     """How a and b of a clip become 0..1: float32 [4] = lowest, highest, start, span of a, b / 255.
 
     Args:
-      frames: uint8 [T, H, W, 3], L, a, b. clip: at three deviations from the mean.
+      frames: uint8 [T, H, W, 3], L, a, b.
+      clip: clip them at three standard deviations from their mean.
     """
     values = frames[..., 1:].astype(np.float32) / 255
     low, high = values.min(), values.max()
@@ -110,9 +132,10 @@ def clip_range(frames: np.ndarray, clip: bool) -> np.ndarray:
 
 
 def edge_weight(image) -> np.ndarray:
-    """uint8 [H, W] of a PIL image, 255 around edges that follow a smooth stretch: weight 5, else 1.
+    """uint8 [H, W] of a PIL image: 255 (weight 5) around edges that follow a smooth stretch, else 0
+    (weight 1).
 
-    Edges of the blurred half-size picture count where they cross every 16th row or column more than
+    Edges of the blurred half-size image count where they cross every 16th row or column more than
     16 px after the edge before.
     """
     small = cv2.GaussianBlur(cv2.resize(np.asarray(image), (0, 0), fx=0.5, fy=0.5), (5, 5), 3)
@@ -120,18 +143,18 @@ def edge_weight(image) -> np.ndarray:
     height, width = edges.shape
     edges[: int(height * 0.1)] = edges[int(height * 0.9) :] = False
     edges[:, : int(width * 0.1)] = edges[:, int(width * 0.9) :] = False
-    marked, reach = np.zeros((height, width), np.uint8), EDGE_REACH
+    marked, border = np.zeros((height, width), np.uint8), EDGE_BORDER
     for column in range(0, width, EDGE_STEP):
         for row in _crossings(edges[:, column]):
-            marked[row - reach : row + reach, column - reach : column + reach] = 255
+            marked[row - border : row + border, column - border : column + border] = 255
     for row in range(0, height, EDGE_STEP):
         for column in _crossings(edges[row]):
-            marked[row - reach : row + reach, column - reach : column + reach] = 255
+            marked[row - border : row + border, column - border : column + border] = 255
     return cv2.resize(marked, (0, 0), fx=2, fy=2)
 
 
 def _crossings(line):
-    """Places of a line's edges that are more than EDGE_RUN px from the one before or behind."""
+    """Positions of a line's edges that are more than EDGE_RUN px from the one before or behind."""
     found = np.flatnonzero(line)
     back = len(line) - 1 - found[::-1]
     after = found[np.diff(found, prepend=-2) - 2 > EDGE_RUN]

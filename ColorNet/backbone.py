@@ -23,28 +23,28 @@ def colornet(image: tf.Tensor, cfg, training: bool = False):
     """The two feature maps before projection.
 
     Args:
-      image: float32 [B, H, W, 3], R, G, B, normalised by ImageNet's mean and deviation.
+      image: float32 [B, H, W, 3], R, G, B, normalized by ImageNet's mean and deviation.
       cfg: uses model_size, is_dul, first_kernal_size, channels, device.
       training: batch norm by the batch's statistics.
 
     Returns:
-      (colour, global) float32 [B, ceil(H/8), ceil(W/8), D], not negative; global None without
+      (color, global) float32 [B, ceil(H/8), ceil(W/8), D], not negative; global None without
       cfg.is_dul.
     """
-    *first, half = (scaled(c, cfg) for c in WIDTHS[cfg.model_size])
+    *first, half = (scale_channels(c, cfg) for c in WIDTHS[cfg.model_size])
     x = three_stages(image, first, cfg.first_kernal_size, training, cfg)
     x = stage(x, 2 * half if cfg.is_dul else half, 1, 'layer4', training, cfg)
     if not cfg.is_dul:
         return x, None
-    colour, rest = x[..., :half], x[..., half:]
+    color, rest = x[..., :half], x[..., half:]
     for k in (5, 6):
         rest = stage(rest, half, 1, f'layer{k}', training, cfg)
-    return colour, rest
+    return color, rest
 
 
 def resnet18(image: tf.Tensor, cfg, training: bool = False):
     """The maps of layer3 and layer4 of dense-ulearn-vos, as colornet(); 256 and 512 channels."""
-    *first, last = (scaled(c, cfg) for c in RESNET18)
+    *first, last = (scale_channels(c, cfg) for c in RESNET18)
     third = three_stages(image, first, cfg.first_kernal_size, training, cfg)
     return third, stage(third, last, 1, 'layer4', training, cfg)
 
@@ -53,7 +53,7 @@ def three_stages(image, widths, size: int, training: bool, cfg) -> tf.Tensor:
     """conv1 of `size` px, pooling and layer1..layer3: [B, H, W, 3] -> [B, ceil(H/8), ..., C]."""
     x = conv(image, widths[0], size, 'conv1', cfg, stride=2)
     x = tf.nn.relu(batch_norm(x, 'bn1', training, cfg))
-    x = tf.nn.max_pool2d(padded(x, 1), 3, 2, 'VALID')  # not negative: zeros are as good as -inf
+    x = tf.nn.max_pool2d(pad(x, 1), 3, 2, 'VALID')  # not negative: zeros are as good as -inf
     for k, (channels, stride) in enumerate(zip(widths, (1, 2, 1)), 1):
         x = stage(x, channels, stride, f'layer{k}', training, cfg)
     return x
@@ -74,14 +74,16 @@ def stage(x, channels: int, stride: int, name: str, training: bool, cfg) -> tf.T
     return x
 
 
-def scaled(channels: int, cfg) -> int:
+def scale_channels(channels: int, cfg) -> int:
     """Channels of a layer under the width factor cfg.channels, at least 4."""
     return max(4, int(round(channels * cfg.channels)))
 
 
-def padded(x: tf.Tensor, border: int) -> tf.Tensor:
-    """Zeros around [B, h, w, C]."""
-    return tf.pad(x, [[0, 0], [border] * 2, [border] * 2, [0, 0]]) if border else x
+def pad(x: tf.Tensor, border: int) -> tf.Tensor:
+    """Puts `border` zeros around [B, h, w, C]."""
+    if not border:
+        return x
+    return tf.pad(x, [[0, 0], [border, border], [border, border], [0, 0]])
 
 
 def conv(
@@ -98,12 +100,12 @@ def conv(
         bound = 1 / np.sqrt(size * size * inputs)
         start = tf.random_uniform_initializer(-bound, bound)
         biases = tf.get_variable('biases', [channels], tf.float32, start) if bias else None
-    y = tf.nn.conv2d(padded(x, size // 2), weights, stride, 'VALID')
+    y = tf.nn.conv2d(pad(x, size // 2), weights, stride, 'VALID')
     return y if biases is None else tf.nn.bias_add(y, biases)
 
 
 def batch_norm(x: tf.Tensor, name: str, training: bool, cfg) -> tf.Tensor:
-    """Batch normalisation, float32 [B, h, w, C]: by the batch's statistics while training, which go
+    """Batch normalization, float32 [B, h, w, C]: by the batch's statistics while training, which go
     to the collection STATISTICS (see moving_updates()), else by the moving ones."""
     channels = x.shape.as_list()[-1]
     zeros, ones = tf.zeros_initializer, tf.ones_initializer

@@ -4,14 +4,14 @@
     python -m ColorNet.convert --source=dense_ulearn_ytvos.pth --output=dul/model.ckpt
     python -m ColorNet.convert --source=run --average=10 --output=averaged/model.ckpt
 
-Formats: ColorNet's snapshots (size, branches and first kernel are read off the shapes) and
-dense-ulearn-vos. --average N: the mean of the last N checkpoints of a training, as the original's
-later "merge" snapshots are of epochs 291 - 300.
+Formats, told apart by the names inside: colornet (ColorNet's snapshots; size, branches and first
+kernel are read off the shapes) and dul (dense-ulearn-vos). --average N: the mean of the last N
+checkpoints of a training, one an epoch, as the original's later "merge" snapshots are of epochs
+291 - 300; of a prefix: the N up to that one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -19,31 +19,46 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from . import cli, model, npu, weights
+from common import weights
+
+from . import cli, model
 from .backbone import WIDTHS
 from .config import get_config
 
+FORMATS = ('colornet', 'dul')
+PREFIX = r'^(module\.)?(convlocal\.)?(fast_net\.)?(backbone\.)?'  # of the originals' wrappers
 LEAVES = {'weight': 'weights', 'bias': 'biases'}
 NORM = {  # of PyTorch's batch norm
-    'weight': 'gamma', 'bias': 'beta', 'running_mean': 'moving_mean',
+    'weight': 'gamma',
+    'bias': 'beta',
+    'running_mean': 'moving_mean',
     'running_var': 'moving_variance',
-}  # fmt: skip
+}
 
 
-def convert(found: dict):
-    """(settings, {our variable: float32 array}, names left out) of {source name: array}.
-
-    Raises:
-      ValueError: unknown names; arrays missing or of another shape, both lists given.
-    """
-    prefix = r'^(module\.)?(convlocal\.)?(fast_net\.)?(backbone\.)?'
-    arrays = {re.sub(prefix, '', name): array for name, array in found.items()}
-    if 'conv1.weight' not in arrays or 'layer4.0.conv1.weight' not in arrays:
+def detect(found: dict) -> str:
+    """The format of {source name: array}; ValueError where it is none of FORMATS."""
+    names = {re.sub(PREFIX, '', name) for name in found}
+    if not {'conv1.weight', 'layer4.0.conv1.weight'} <= names:
         raise ValueError(
             'unknown weights: expected names such as conv1.weight, layer4.0.conv1.weight or '
             f'fast_net.backbone.conv1.weight; found {sorted(found)[:5]}'
         )
-    cfg = settings_of(arrays)
+    return 'dul' if 'emb_q.conv1.weight' in names else 'colornet'
+
+
+def convert(found: dict, kind: str) -> tuple[dict, list[str]]:
+    """({our variable: float32 array}, names left out) of {source name: array}.
+
+    Args:
+      found: arrays of the source; kernels [out, in, kh, kw].
+      kind: of FORMATS.
+
+    Raises:
+      ValueError: arrays missing or of another shape, both lists given.
+    """
+    arrays = {re.sub(PREFIX, '', name): array for name, array in found.items()}
+    cfg = settings_of(found, kind)
     result, left_out = {}, []
     for name, array in arrays.items():
         module, _, leaf = name.rpartition('.')
@@ -63,20 +78,28 @@ def convert(found: dict):
             f'another shape, expected {[(n, shapes[n]) for n in wrong[:3]]}, found {seen}'
         )
     left_out += sorted(set(result) - set(shapes))
-    return cfg, {name: result[name] for name in shapes}, left_out
+    return {name: result[name] for name in shapes}, left_out
 
 
-def settings_of(arrays: dict):
-    """The settings of the network that official arrays are of."""
-    if 'emb_q.conv1.weight' in arrays:
+def settings_of(found: dict, kind: str):
+    """The settings of the network that official arrays {source name: array} are of.
+
+    Raises:
+      ValueError: no such network.
+    """
+    if kind == 'dul':
         return get_config('dul')
-    cfg = get_config()
+    arrays = {re.sub(PREFIX, '', name): array for name, array in found.items()}
+    if 'conv1.weight' not in arrays or np.ndim(arrays['conv1.weight']) != 4:
+        shape = np.shape(arrays.get('conv1.weight', ()))
+        raise ValueError(f'conv1.weight is {list(shape)}, expected [channels, 3, size, size]')
     width, _, size, _ = np.shape(arrays['conv1.weight'])
     sizes = {widths[0]: name for name, widths in WIDTHS.items()}
     if width not in sizes:
         raise ValueError(f'conv1 has {width} channels; S, M, L have 32, 48, 64')
-    dul = 'layer5.0.conv1.weight' in arrays
-    cfg.update(model_size=sizes[width], first_kernal_size=int(size), is_dul=dul)
+    cfg = get_config()
+    cfg.model_size, cfg.first_kernal_size = sizes[width], int(size)
+    cfg.is_dul = 'layer5.0.conv1.weight' in arrays
     return cfg
 
 
@@ -87,63 +110,65 @@ def network_shapes(cfg) -> dict:
         return {v.op.name: tuple(v.shape.as_list()) for v in tf.global_variables()}
 
 
-def averaged(folder: str, count: int) -> dict:
-    """{variable: mean float32 array} of the last `count` checkpoints in a folder; ValueError where
-    it keeps fewer."""
-    cli.checkpoint_prefix(folder)  # raises where there is none
-    paths = tf.train.get_checkpoint_state(folder).all_model_checkpoint_paths
-    paths = [path for path in paths if os.path.isfile(f'{path}.index')]
-    if len(paths) < count:
-        raise ValueError(f'{folder} keeps {len(paths)} checkpoints, --average={count}')
+def last_checkpoints(source: str, count: int) -> list[str]:
+    """Prefixes of the last `count` checkpoints of a training, oldest first.
+
+    Args:
+      source: folder of the run, or prefix of the last one to take.
+      count: of them.
+
+    Raises:
+      FileNotFoundError: no checkpoint. ValueError: the folder keeps fewer: those that it keeps.
+    """
+    newest = weights.checkpoint_prefix(source)
+    folder = os.path.dirname(newest)
+    state = tf.train.get_checkpoint_state(folder)
+    listed = state.all_model_checkpoint_paths if state else []
+    names = [os.path.basename(path) for path in listed]
+    names = [name for name in names if os.path.isfile(os.path.join(folder, f'{name}.index'))]
+    if os.path.basename(newest) in names:
+        names = names[: names.index(os.path.basename(newest)) + 1]
+    else:
+        names = [os.path.basename(newest)]
+    if len(names) < count:
+        raise ValueError(
+            f'--average={count}: {folder} keeps {len(names)} checkpoints up to {names[-1]}: '
+            f'{", ".join(names)}. A training keeps the last --set=keep_checkpoints=N'
+        )
+    return [os.path.join(folder, name) for name in names[-count:]]
+
+
+def mean_weights(prefixes: list[str]) -> dict:
+    """{variable: float32 array}, the mean of the network's variables of several checkpoints."""
     sums = {}
-    for path in paths[-count:]:
-        for name, array in weights.read_checkpoint(path).items():
-            if name.startswith('colornet/') and '/AdamW' not in name:
+    for prefix in prefixes:
+        for name, array in weights.read_checkpoint(prefix).items():
+            if name.startswith('colornet/') and not name.endswith(cli.SLOTS):
                 sums[name] = sums.get(name, 0) + array.astype(np.float64)
-    return {name: (total / count).astype(np.float32) for name, total in sums.items()}
-
-
-def write(arrays: dict, prefix: str, settings) -> str:
-    """Writes a checkpoint, global_step 0, and config.json, under temporary names; its prefix."""
-    folder = cli.writable(os.path.dirname(os.path.abspath(prefix)))
-    prefix = os.path.join(folder, os.path.basename(prefix))
-    with tf.Graph().as_default(), tf.Session() as session:
-        feeds = {n: tf.placeholder(tf.float32, a.shape) for n, a in arrays.items()}
-        variables = [tf.Variable(feeds[n], name=n) for n in arrays]
-        variables.append(tf.train.create_global_step())
-        values = {feeds[n]: a for n, a in arrays.items()}
-        session.run(tf.global_variables_initializer(), values)
-        saver = tf.train.Saver(variables)
-        saver.save(session, f'{prefix}.tmp', write_meta_graph=False, write_state=False)
-    for ending in ('.data-00000-of-00001', '.index'):
-        os.replace(f'{prefix}.tmp{ending}', prefix + ending)
-    tf.train.update_checkpoint_state(folder, prefix)
-    text = json.dumps(settings, indent=1, sort_keys=True)
-    npu.replace_file(os.path.join(folder, 'config.json'), text)
-    return prefix
+    return {name: (total / len(prefixes)).astype(np.float32) for name, total in sums.items()}
 
 
 @cli.program
 def main(argv=None):
     """Converts and prints what was mapped and what was left out."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--source', required=True, help='weights file: .pkl, .pth, .npz; or a run')
-    flags.add_argument('--output', required=True, help='prefix, such as published/model.ckpt')
-    flags.add_argument('--average', type=int, help='of the last checkpoints of the run')
+    cli.add_convert_flags(flags, FORMATS)
+    text = 'mean of so many last checkpoints of the run --source'
+    flags.add_argument('--average', type=cli.positive, help=text)
     args = flags.parse_args(argv)
-    args.device = 'cpu'
     if args.average:
-        cfg, left_out = cli.configure(args, get_config, args.source), []
-        arrays = averaged(args.source, args.average)
+        prefixes = last_checkpoints(args.source, args.average)
+        cfg, left_out = cli.configure(args, get_config, prefixes[-1]), []
+        arrays = mean_weights(prefixes)
+        print('mean of ' + ', '.join(os.path.basename(prefix) for prefix in prefixes))
     else:
-        cfg, arrays, left_out = convert(weights.read(args.source))
-    prefix = write(arrays, args.output, cfg)
-    count = sum(a.size for a in arrays.values())
-    counted = [n for n in left_out if not n.endswith('num_batches_tracked')]
-    print(
-        f'{args.source}: {cfg.model_size}, {len(arrays)} variables, {count} numbers -> {prefix}\n'
-        f'left out: {len(counted)} arrays {counted[:5]}'
-    )
+        found = weights.read(args.source)
+        kind = args.format or detect(found)
+        arrays, left_out = convert(found, kind)
+        cfg = settings_of(found, kind)
+        left_out = [name for name in left_out if not name.endswith('num_batches_tracked')]
+    cli.write_checkpoint(arrays, args.output, cfg, args.source)
+    cli.say_converted(args, cfg.model_size, arrays, left_out)
 
 
 if __name__ == '__main__':

@@ -2,8 +2,8 @@
 
     python -m ColorNet.demo --input=clip.mp4 --mask=first.png --checkpoint=run --output_path=demo
 
-Writes masks/<frame>.png, overlay.mp4 and sheet.png. --pictures adds what the network sees:
-features.png, the first three principal components of the features as colours, and matches.png, the
+Writes masks/<frame>.png, overlay.mp4 and sheet.png. --images adds what the network sees:
+features.png, the first three principal components of the features as colors, and matches.png, the
 cells of the last frame that are most like some of the first.
 """
 
@@ -15,50 +15,15 @@ import sys
 import cv2
 import numpy as np
 
-from common import masks
+from common import files, masks, videos, weights
 
-from . import cli, propagation
-from .config import HEAD, get_config
+from . import cli, inference
+from .config import get_config
+from .evaluate import add_propagation_flags, take_propagation_flags
 
-SHEET = 8  # pictures of sheet.png, at least, where there are so many frames
+SHOWN = 4  # frames of features.png
 MATCHES = 12  # cells that matches.png follows
-CELL = 8  # px a cell in the pictures
-
-
-def first_mask(args) -> np.ndarray:
-    """Ids uint8 [H, W] of the first frame.
-
-    Raises:
-      ValueError: of another size than the frames, or without an object.
-    """
-    image = next((image for _, image in masks.read_frames(args.input)), None)
-    mask = masks.read_mask(args.mask)
-    if mask.shape != image.shape[:2]:
-        raise ValueError(
-            f'{args.mask} is {mask.shape[1]}x{mask.shape[0]}, the frames are '
-            f'{image.shape[1]}x{image.shape[0]}; the mask must have their size'
-        )
-    if not ((mask > 0) & (mask < 255)).any():
-        raise ValueError(f'{os.path.abspath(args.mask)} marks no object: all pixels are 0 or 255')
-    return mask
-
-
-def written(results, frames, folder: str):
-    """Writes each mask and yields its picture; names from `frames`."""
-    for (name, image), mask in zip(frames, results):
-        masks.write_mask(os.path.join(folder, name + '.png'), mask)
-        yield masks.overlay(image, mask)
-
-
-def thinned(pictures, kept: list):
-    """Passes pictures on and keeps SHEET to 2 SHEET of them, evenly spaced, in `kept`."""
-    every = 1
-    for i, picture in enumerate(pictures):
-        if i % every == 0:
-            kept.append(picture)
-        if len(kept) == 2 * SHEET:
-            kept[:], every = kept[::2], 2 * every
-        yield picture
+CELL = 8  # px a cell in the images
 
 
 def components(maps: np.ndarray) -> np.ndarray:
@@ -72,80 +37,91 @@ def components(maps: np.ndarray) -> np.ndarray:
     return np.round(255 * found).astype(np.uint8).reshape(*maps.shape[:3], 3)
 
 
-def feature_picture(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+def draw_components(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Frames uint8 [n, H, W, 3] above the components() of their features."""
     size = maps.shape[2] * CELL, maps.shape[1] * CELL
-    colours = [cv2.resize(c, size, interpolation=cv2.INTER_NEAREST) for c in components(maps)]
+    colors = [cv2.resize(c, size, interpolation=cv2.INTER_NEAREST) for c in components(maps)]
     images = [cv2.resize(image, size) for image in images]
-    return np.vstack([np.hstack(images), np.hstack(colours)])
+    return np.vstack([np.hstack(images), np.hstack(colors)])
 
 
-def match_picture(images: np.ndarray, maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def draw_matches(images: np.ndarray, maps: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """First and last of frames uint8 [n, H, W, 3] side by side; lines from cells of the objects,
     ids uint8 [H, W] of the first, to those most like them in features [n, h, w, C]."""
     height, width, channels = maps.shape[1:]
-    small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    inside = np.flatnonzero((small > 0) & (small < 255))
-    chosen = inside[np.linspace(0, len(inside) - 1, MATCHES).astype(int)] if len(inside) else inside
-    last = maps[-1].reshape(-1, channels)
-    best = np.argmax(maps[0].reshape(-1, channels)[chosen] @ last.T, axis=1)
+    small = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    starts = np.flatnonzero((small > 0) & (small < 255))
+    if len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, MATCHES).astype(int)]
+    first, last = maps[0].reshape(-1, channels), maps[-1].reshape(-1, channels)
+    ends = np.argmax(first[starts] @ last.T, axis=1)
     size = width * CELL, height * CELL
-    picture = np.hstack([cv2.resize(images[0], size), cv2.resize(images[-1], size)])
-    for k, (start, end) in enumerate(zip(chosen, best)):
-        points = [
-            (int(x * CELL + CELL // 2 + shift), int(y * CELL + CELL // 2))
-            for (y, x), shift in ((divmod(start, width), 0), (divmod(end, width), size[0]))
-        ]
-        colour = masks.PALETTE[k + 1, ::-1].tolist()
-        cv2.line(picture, *points, colour, 1, cv2.LINE_AA)
-        for point in points:
-            cv2.circle(picture, point, 4, colour, -1, cv2.LINE_AA)
-    return picture
+    canvas = np.hstack([cv2.resize(images[0], size), cv2.resize(images[-1], size)])
+    for k, (start, end) in enumerate(zip(starts, ends)):
+        left = _center(start, width)
+        right = _center(end, width)
+        right = right[0] + size[0], right[1]
+        color = masks.PALETTE[k + 1, ::-1].tolist()
+        cv2.line(canvas, left, right, color, 1, cv2.LINE_AA)
+        for point in (left, right):
+            cv2.circle(canvas, point, 4, color, -1, cv2.LINE_AA)
+    return canvas
 
 
-def draw_features(network, cfg, images: list, mask: np.ndarray, output_path: str) -> None:
-    """Writes features.png of some frames uint8 [H, W, 3], matches.png of the first and last."""
-    images, size = np.stack(images), (cfg.test_height, cfg.test_width)
-    maps = [network[0](propagation.resized(image, size)[None]) for image in images]
-    maps = np.concatenate(maps)
-    picture = feature_picture(images, maps)
-    masks.write_image(os.path.join(output_path, 'features.png'), picture)
-    picture = match_picture(images, maps, mask)
-    masks.write_image(os.path.join(output_path, 'matches.png'), picture)
+def _center(cell, width):
+    """(x, y) px of a cell's center."""
+    row, column = divmod(int(cell), width)
+    return column * CELL + CELL // 2, row * CELL + CELL // 2
+
+
+def write_images(network, source: str, count: int, ids: np.ndarray, output_path: str) -> None:
+    """Writes features.png of SHOWN frames and matches.png of the first and last.
+
+    Args:
+      network: of inference.load().
+      source: video file or folder of images.
+      count: frames of it.
+      ids: uint8 [H, W], mask of the first frame.
+      output_path: folder.
+    """
+    chosen = set(np.linspace(0, count - 1, SHOWN).astype(int).tolist())
+    images = np.stack([image for t, image in enumerate(videos.Frames(source)) if t in chosen])
+    maps = np.concatenate([network.features(image[None]) for image in images])
+    masks.write_image(os.path.join(output_path, 'features.png'), draw_components(images, maps))
+    masks.write_image(os.path.join(output_path, 'matches.png'), draw_matches(images, maps, ids))
+
+
+def facts(args, cfg, prefix: str) -> dict:
+    """What the results of this demo are made from, for files.claim()."""
+    names = ('key', 'radius', 'context', 'neighbours', 'temperature', 'test_height', 'test_width')
+    settings = {name: cfg[name] for name in names}
+    return videos.claim_facts(args.input, args.mask, f'{prefix}.index', settings)
 
 
 @cli.program
 def main(argv=None):
     """Propagates and draws every frame."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--input', required=True, help='video file, or folder of frames')
+    cli.add_demo_flags(flags)
     flags.add_argument('--mask', required=True, help='PNG of the first frame; ids are objects')
-    flags.add_argument('--checkpoint', required=True, help='folder or prefix')
-    flags.add_argument('--output_path', default='demo')
-    flags.add_argument('--key', help='features; default: merge, or the best that there is')
-    flags.add_argument('--head', action='store_true', help='radius 25, the last 20 frames')
-    flags.add_argument('--fps', type=float, default=25, help='frames a second of overlay.mp4')
-    flags.add_argument('--pictures', action='store_true', help='features.png and matches.png')
+    add_propagation_flags(flags)
+    text = 'features.png and matches.png'
+    flags.add_argument('--images', '--pictures', dest='images', action='store_true', help=text)
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.update(HEAD if args.head else {}, key=args.key or cfg.key)
-    mask = first_mask(args)
-    output_path = cli.writable(args.output_path)
-    folder, sheet = cli.writable(os.path.join(output_path, 'masks')), []
-    with propagation.loaded(cfg, cli.checkpoint_prefix(args.checkpoint)) as network:
-        frames = (image for _, image in masks.read_frames(args.input))
-        results = propagation.propagate(network, cfg, frames, {0: mask})
-        pictures = written(results, masks.read_frames(args.input), folder)
-        overlay = os.path.join(output_path, 'overlay.mp4')
-        count = masks.write_video(overlay, thinned(pictures, sheet), args.fps)
-        if args.pictures:
-            chosen = set(np.linspace(0, count - 1, 4).astype(int).tolist())
-            frames = enumerate(masks.read_frames(args.input))
-            images = [image for t, (_, image) in frames if t in chosen]
-            draw_features(network, cfg, images, mask, output_path)
-    sheet = masks.contact_sheet(sheet, 4, 1280)
-    masks.write_image(os.path.join(output_path, 'sheet.png'), sheet)
-    print(f'{count} frames -> {output_path}', flush=True)
+    take_propagation_flags(args, cfg)
+    prefix = weights.checkpoint_prefix(args.checkpoint)
+    ids = masks.first_mask(args.mask, videos.first_frame(args.input).shape[:2])
+    for _ in videos.Frames(args.input):  # what is wrong with a video shows before the work
+        pass
+    with inference.load(prefix, cfg) as network:
+        cli.say_weights(cfg, prefix)
+        output_path = cli.demo_folder(args)
+        files.claim(output_path, facts(args, cfg, prefix))
+        results = inference.segment(network, cfg, videos.Frames(args.input), {0: ids})
+        count = videos.write_clip(args.input, results, output_path, args.fps)
+        if args.images:
+            write_images(network, args.input, count, ids, output_path)
 
 
 if __name__ == '__main__':

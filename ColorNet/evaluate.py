@@ -1,124 +1,118 @@
-"""Propagates the first masks of the sequences of DAVIS or YouTube-VOS and scores the results.
+"""Propagates the first masks of the videos of DAVIS or YouTube-VOS and scores the results.
 
     python -m ColorNet.evaluate --data_path=DATA --checkpoint=run --output_path=results --overlay
 
 DATA: DAVIS, or with --dataset=youtube_vos YouTube-VOS. --key chooses the features: color, cls,
 merge (and q_color, q_cls, q_merge). Writes masks/<sequence>/<frame>.png (YouTube-VOS:
 Annotations/<video>/), the scores as CSV and results.json, with --overlay a contact sheet and an MP4
-a sequence. --copy writes the first mask for every frame instead: what any network should beat.
+a video. --copy writes the first mask for every frame instead: what any network should beat.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import sys
+from collections.abc import Iterable, Iterator
 
-import cv2
 import numpy as np
-import tensorflow.compat.v1 as tf
 
-from common import masks, metrics, videos
+from common import videos, weights, youtube_vos
 
-from . import cli, propagation
+from . import cli, inference
 from .config import HEAD, get_config
 
-
-def segmented(network, cfg, video):
-    """Ids uint8 [H, W] of every frame of one video; `network` None: the given masks stay."""
-    frames = map(masks.read_image, video.frames)
-    if network is not None:
-        return propagation.propagate(network, cfg, frames, video.given)
-    return copied(frames, video.given)
+DATASETS = ('davis', 'youtube_vos')
+ACCURACY_VIDEOS = 20  # of YouTube-VOS's 3,471 training videos that accuracy() segments
 
 
-def copied(frames, given: dict):
-    """The masks given, unchanged in all later frames."""
-    result = None
-    for t, image in enumerate(frames):
-        result = np.zeros(image.shape[:2], np.uint8) if result is None else result
-        result = np.where((given[t] > 0) & (given[t] < 255), given[t], result) if t in given \
-            else result  # fmt: skip
-        yield result.astype(np.uint8)
+def copy_masks(frames: Iterable[np.ndarray], given: dict) -> Iterator[np.ndarray]:
+    """Ids uint8 [H, W] of every frame: the masks given so far, unchanged.
+
+    Args:
+      frames: uint8 [H, W, 3].
+      given: {frame number: ids uint8 [H, W]}.
+    """
+    ids = None
+    for t, frame in enumerate(frames):
+        if ids is None:
+            ids = np.zeros(frame.shape[:2], np.uint8)
+        if t in given:
+            shown = (given[t] > 0) & (given[t] < 255)
+            ids = np.where(shown, given[t], ids).astype(np.uint8)
+        yield ids
 
 
-def sequence(network, cfg, video, output_path: str) -> None:
-    """Writes the masks of one video."""
-    folder = cli.writable(os.path.join(output_path, video.folder))
-    for path, ids in zip(video.frames, segmented(network, cfg, video)):
-        name = videos.stem(path)
-        absent = [number for number, shown in video.shown.items() if name not in shown]
-        ids = np.where(np.isin(ids, absent), 0, ids).astype(np.uint8) if absent else ids
-        masks.write_mask(os.path.join(folder, name + '.png'), ids)
-    print(f'{video.name}: {len(video.frames)} masks in {folder}', flush=True)
+def run(options, cfg) -> dict:
+    """Propagates, scores and draws; returns the scores.
+
+    Args:
+      options: attributes data_path, dataset, split, sequences, checkpoint, copy, output_path,
+        overlay, as arguments() has them.
+      cfg: settings of the network.
+    """
+    found = videos.find(
+        options.data_path, options.dataset, options.split, options.sequences, cfg.year
+    )
+    output_path = cli.writable(options.output_path)
+    drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
+    if options.copy:
+
+        def copy(video):
+            return copy_masks(videos.Frames(video.frames), video.given)
+
+        return videos.evaluate(found, copy, output_path, **drive)
+    with inference.load(options.checkpoint, cfg) as network:
+
+        def segment(video):
+            return inference.segment(network, cfg, videos.Frames(video.frames), video.given)
+
+        return videos.evaluate(found, segment, output_path, **drive)
 
 
-def score(cfg, found: list, root: str, dataset: str, output_path: str) -> dict:
-    """Scores the written masks, writes the CSV files and results.json, returns the results; {}
-    where the data has no masks to compare with."""
-    if dataset == 'davis':
-        folders = [os.path.join(root, 'Annotations', '480p'), os.path.join(output_path, 'masks')]
-        results = metrics.evaluate(*folders, [video.name for video in found], year='2017')
-    else:
-        results = videos.score(found, output_path)
-    if results:
-        results['config'] = {key: value for key, value in cfg.items() if key != 'examples'}
-        results['versions'] = {
-            'tensorflow': tf.__version__, 'numpy': np.__version__, 'opencv': cv2.__version__,
-        }  # fmt: skip
-        metrics.write_results(results, output_path)
-    return results
-
-
-def run(args, cfg) -> dict:
-    """Propagates, scores, draws; returns the results."""
-    root = videos.resolve(cli.data_root(args, cfg), args.dataset)
-    found = videos.find(root, args.dataset, args.split, args.sequences)
-    output_path = cli.writable(args.output_path)
-    if args.copy:
-        loaded = contextlib.nullcontext()
-    else:
-        loaded = propagation.loaded(cfg, cli.checkpoint_prefix(args.checkpoint))
-    with loaded as network:
-        for video in found:
-            sequence(network, cfg, video, output_path)
-    results = score(cfg, found, root, args.dataset, output_path)
-    for video in found if args.overlay else ():
-        videos.overlays(video, output_path)
-    return results
-
-
-def accuracy(cfg, root: str, checkpoint: str, result_path: str) -> float | None:
+def accuracy(cfg, data_path: str, checkpoint: str, output_path: str) -> float | None:
     """J&F-Mean, 0..1, on DAVIS's validation sequences, else on 20 training videos of YouTube-VOS;
-    None, with a line that says so, where `root` has neither with masks."""
+    None, with a line that says so, where `data_path` has neither with masks."""
+    options = cli.options(
+        arguments(), data_path=data_path, checkpoint=checkpoint, output_path=output_path
+    )
+    reasons = []
     for dataset, split in (('davis', 'val'), ('youtube_vos', 'train')):
+        options.dataset, options.split = dataset, split
         try:
-            tree = videos.resolve(root, dataset)
-            found = videos.find(tree, dataset, split)
-            found = found if dataset == 'davis' else found[:20]
+            root = videos.resolve(data_path, dataset, cfg.year)
+            if dataset == 'youtube_vos':
+                names = youtube_vos.sequences(root, split)[:ACCURACY_VIDEOS]
+                options.sequences = ','.join(names)
+                print(f'TrainAccuracy on {len(names)} training videos of YouTube-VOS', flush=True)
+            results = run(options, cfg)
         except FileNotFoundError as error:
-            print(f'no TrainAccuracy on {dataset}: {error}', flush=True)
+            reasons.append(str(error))
             continue
-        flags = [f'--data_path={tree}', f'--checkpoint={checkpoint}', f'--dataset={dataset}',
-                 f'--output_path={result_path}/results', f'--split={split}',
-                 f'--sequences={",".join(video.name for video in found)}']  # fmt: skip
-        return run(arguments().parse_args(flags), cfg)['global']['J&F-Mean']
+        if results:
+            return results['global']['J&F-Mean']
+        reasons.append(f'{root} has no ground truth of its {split} videos')
+    print(f'no TrainAccuracy: {"; ".join(reasons)}', flush=True)
     return None
+
+
+def add_propagation_flags(flags) -> None:
+    """Flags of label propagation, which demo has too."""
+    flags.add_argument('--key', help='features; default: merge, or the best that there is')
+    flags.add_argument('--head', action='store_true', help='radius 25, the last 20 frames')
+
+
+def take_propagation_flags(args, cfg) -> None:
+    """Puts --key and --head into the settings."""
+    if args.head:
+        cfg.update(HEAD)
+    if args.key:
+        cfg.key = args.key
 
 
 def arguments():
     """The program's flags."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--data_path', help='data tree; default on CPU: drawn data')
-    flags.add_argument('--checkpoint', help='folder or prefix')
-    flags.add_argument('--output_path', default='results')
-    flags.add_argument('--dataset', choices=('davis', 'youtube_vos'), default='davis')
-    flags.add_argument('--sequences', help='a,b; default: the split')
-    flags.add_argument('--split', default='', help="default: val, YouTube-VOS 'valid'")
-    flags.add_argument('--key', help='features; default: merge, or the best that there is')
-    flags.add_argument('--head', action='store_true', help='radius 25, the last 20 frames')
-    flags.add_argument('--overlay', action='store_true', help='draw contact sheets and clips')
+    cli.add_evaluation_flags(flags, DATASETS)
+    add_propagation_flags(flags)
     flags.add_argument('--copy', action='store_true', help='no network: copy the first mask')
     return flags
 
@@ -130,11 +124,11 @@ def main(argv=None):
     if not args.checkpoint and not args.copy:
         raise ValueError('--checkpoint is needed (or --copy, which needs no network)')
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.update(HEAD if args.head else {}, key=args.key or cfg.key)
-    results = run(args, cfg)
-    for name, row in sorted(results.get('per_sequence', {}).items()):
-        print(f'{name:24s} J {row["J-Mean"]:.3f} F {row["F-Mean"]:.3f}')
-    print(json.dumps(results['global']) if results else 'no masks to compare with: nothing scored')
+    take_propagation_flags(args, cfg)
+    if not args.copy:
+        cli.say_weights(cfg, weights.checkpoint_prefix(args.checkpoint))
+    args.data_path, args.dataset = cli.data_root(args, cfg), args.dataset or 'davis'
+    videos.print_scores(run(args, cfg))
 
 
 if __name__ == '__main__':

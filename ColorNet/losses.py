@@ -1,7 +1,7 @@
-"""Losses of ColorNet: colour reconstruction, space consistency, and those of dense-ulearn-vos
+"""Losses of ColorNet: color reconstruction, space consistency, and those of dense-ulearn-vos
 (ColorNet sections 3.3, 3.4; trainColorNetDUL_benchmark.py of the official code).
 
-Whatever samples the pictures at a grid is an index here, computed by the input pipeline: the graph
+Whatever samples the images at a grid is an index here, computed by the input pipeline: the graph
 only gathers.
 """
 
@@ -13,7 +13,7 @@ from . import npu
 
 ANCHORS, CROSS = 8, 4  # anchors and cross-view samples a side (GRID_SIZE, GRID_SIZE_REF)
 DUL_TEMPERATURE, CROSS_WEIGHT = 0.05, 0.1  # TEST.TEMP; MODEL.CE_REF
-DUL_WEIGHT, AB_WEIGHT = 0.01, 1.5  # of the branch; of the colour loss with color_mode AB
+DUL_WEIGHT, AB_WEIGHT = 0.01, 1.5  # of the branch; of the color loss with color_mode AB
 BETA = 0.5  # of the smooth L1
 
 
@@ -39,8 +39,9 @@ def consistency_loss(key1: tf.Tensor, key2: tf.Tensor, index: tf.Tensor, ohem_ra
     """Main view's features, moved to the second view, against the second view's.
 
     Args:
-      key1, key2: float32 [F, N, C], F = B T frames. index: int32 [F, N], the cell of key1 that each
-      cell of key2 shows.
+      key1, key2: float32 [F, N, C], F = B T frames.
+      index: int32 [F, N], the cell of key1 that each cell of key2 shows.
+      ohem_range: shares of the ascending losses that count.
     """
     frames, cells, channels = key1.shape.as_list()
     first = tf.range(frames)[:, None] * cells
@@ -48,24 +49,26 @@ def consistency_loss(key1: tf.Tensor, key2: tf.Tensor, index: tf.Tensor, ohem_ra
     return in_range(tf.reduce_mean(smooth_l1(moved - tf.stop_gradient(key2)), [1, 2]), ohem_range)
 
 
-def colour_loss(key: tf.Tensor, target: tf.Tensor, weight: tf.Tensor, cfg) -> tf.Tensor:
-    """Each frame's colours rebuilt from every other frame of its clip by attention.
+def color_loss(key: tf.Tensor, target: tf.Tensor, weight: tf.Tensor, cfg) -> tf.Tensor:
+    """Reconstructs each frame's colors from every other frame of its clip by attention.
 
     Args:
-      key: float32 [B, T, N, C], unit vectors. target: float32 [B, T, N, 64, 3], folded pictures.
-      weight: float32 [B, T, N, 64], along edges. cfg: uses TEMP, is_neg, ohem_range.
+      key: float32 [B, T, N, C], unit vectors.
+      target: float32 [B, T, N, 64, 3], folded images.
+      weight: float32 [B, T, N, 64], along edges.
+      cfg: uses TEMP, is_neg, ohem_range.
     """
     batch, count, cells = key.shape.as_list()[:3]
     flat, parts = tf.reshape(target, [batch, count, cells, -1]), []
     for i in range(count):
-        reference, colours = key[:, i], flat[:, i]
+        reference, colors = key[:, i], flat[:, i]
         if cfg.is_neg:  # cells of another clip compete
             reference = tf.concat([reference, reference[::-1]], 1)
-            colours = tf.concat([colours, colours[::-1]], 1)
+            colors = tf.concat([colors, colors[::-1]], 1)
         for j in range(count):
             if i != j:
                 share = tf.nn.softmax(cfg.TEMP * tf.matmul(key[:, j], reference, transpose_b=True))
-                rest = tf.reshape(tf.matmul(share, colours), target[:, j].shape) - target[:, j]
+                rest = tf.reshape(tf.matmul(share, colors), target[:, j].shape) - target[:, j]
                 parts.append(tf.reduce_mean(smooth_l1(rest * weight[:, j, ..., None]), [1, 2, 3]))
     return in_range(tf.concat(parts, 0), cfg.ohem_range)
 
@@ -137,7 +140,7 @@ def _aligned(flat, given, frames, cells):
     return _pick(flat, index) * inside[..., None]
 
 
-def colours(labels: dict, cfg) -> tuple[tf.Tensor, tf.Tensor]:
+def target_colors(labels: dict, cfg) -> tuple[tf.Tensor, tf.Tensor]:
     """(target float32 [B, T, N, 64, 3], edge weight float32 [B, T, N, 64] of 1..5)."""
     target = tf.cast(labels['target'], tf.float32) / 255
     if cfg.color_mode != 'RGB':
@@ -154,7 +157,7 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
 
     Args:
       outputs: of model.network().
-      labels: target uint8 [B, T, N, 64, 3], pictures or their Lab, folded; range float32 [B, 4],
+      labels: target uint8 [B, T, N, 64, 3], images or their Lab, folded; range float32 [B, 4],
         see augment.clip_range(); weight uint8 [B, T, N, 64]; index int32 [B, T, N], the cell of the
         main view that each cell of the second shows; with the DUL branch anchor, align, inside,
         cross, see dul_loss().
@@ -171,8 +174,9 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
             index = tf.reshape(labels['index'], [batch * frames, cells])
             key = tf.reshape(flat[0], [batch, frames, cells, channels])
             result['consistency'] = consistency_loss(*flat, index, cfg.ohem_range)
-            result['color'] = colour_loss(key, *colours(labels, cfg), cfg)
-            result['color'] *= AB_WEIGHT if cfg.color_mode == 'AB' else 1.0
+            result['color'] = color_loss(key, *target_colors(labels, cfg), cfg)
+            if cfg.color_mode == 'AB':
+                result['color'] *= AB_WEIGHT
             result['negative'] = negative_similarity(key[:, 0])
             result['total'] = result['color']
             if cfg.space_consistency:
@@ -180,5 +184,6 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
         if 'dul1' in outputs:
             views = (tf.cast(outputs[k], tf.float32) for k in ('dul1', 'dul2'))
             result['dul'] = dul_loss(*views, labels)
-            result['total'] += result['dul'] * (DUL_WEIGHT if 'key1' in outputs else 1.0)
+            share = DUL_WEIGHT if 'key1' in outputs else 1.0  # alone in dense-ulearn-vos
+            result['total'] += share * result['dul']
     return result

@@ -7,14 +7,14 @@ from __future__ import annotations
 import tensorflow.compat.v1 as tf
 
 from . import npu
-from .backbone import batch_norm, colornet, conv, resnet18, scaled
+from .backbone import batch_norm, colornet, conv, resnet18, scale_channels
 
 PROJECTED = 128  # channels of the projections (resnet_my.py)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # R, G, B of 0..1 (ImageNet)
 
 
 def network(features: dict, cfg, training: bool) -> dict:
-    """The projections of a training batch, in four passes with statistics of their own.
+    """The projections of a training batch, in four passes with batch statistics of their own.
 
     Args:
       features: R, G, B of 0..255: `main` uint8 and `second` float32 [B, T, S, S, 3], and with
@@ -31,7 +31,7 @@ def network(features: dict, cfg, training: bool) -> dict:
         outputs['dul1'], outputs['dul2'] = _dul_views(features, cfg, training)
     if cfg.model_size != 'DUL':
         for key, view in (('key1', 'main'), ('key2', 'second')):
-            found = _projected(_frames(features[view]), 'q_color', cfg, training)
+            found = _project_frames(_frames(features[view]), 'q_color', cfg, training)
             batch, count = features[view].shape.as_list()[:2]
             outputs[key] = tf.reshape(found, [batch, count, -1, found.shape.as_list()[-1]])
         outputs['key2'] = tf.stop_gradient(outputs['key2'])
@@ -47,8 +47,8 @@ def _dul_views(features, cfg, training):
     """View 1 and the first frames of view 2 in one pass, the rest of view 2 in another."""
     view1, view2 = features['dul1'], features['dul2']
     count = view1.shape.as_list()[1]
-    first = _projected(_frames(tf.concat([view1, view2[:, :1]], 1)), 'q_cls', cfg, training)
-    rest = _projected(_frames(view2[:, 1:]), 'q_cls', cfg, training)
+    first = _project_frames(_frames(tf.concat([view1, view2[:, :1]], 1)), 'q_cls', cfg, training)
+    rest = _project_frames(_frames(view2[:, 1:]), 'q_cls', cfg, training)
     first = _clips(first, count + 1)
     rest = tf.stop_gradient(_clips(rest, count - 1))
     return first[:, :count], tf.concat([first[:, count:], rest], 1)
@@ -62,18 +62,19 @@ def _clips(frames, count):
     return tf.reshape(frames, [-1, count] + frames.shape.as_list()[1:])
 
 
-def _projected(frames, key, cfg, training):
-    return extract(normalised(frames, cfg), cfg, training)[key]
+def _project_frames(frames, key, cfg, training):
+    return extract(normalize(frames, cfg), cfg, training)[key]
 
 
-def normalised(image: tf.Tensor, cfg) -> tf.Tensor:
-    """R, G, B of 0..255, uint8 or float32, by ImageNet's mean and deviation: float32."""
+def normalize(image: tf.Tensor, cfg) -> tf.Tensor:
+    """Subtracts ImageNet's mean from R, G, B of 0..255, uint8 or float32, and divides by its
+    deviation: float32."""
     with npu.keep_float32(cfg):
         return (tf.cast(image, tf.float32) / 255 - MEAN) / DEVIATION
 
 
 def extract(image: tf.Tensor, cfg, training: bool = False) -> dict:
-    """All features of pictures float32 [B, H, W, 3], normalised(); each cell of unit length.
+    """All features of images float32 [B, H, W, 3] of normalize(); each cell of unit length.
 
     Returns:
       float32 [B, ceil(H/8), ceil(W/8), C]: color, q_color and, with cfg.is_dul, cls, merge, q_cls,
@@ -85,10 +86,10 @@ def extract(image: tf.Tensor, cfg, training: bool = False) -> dict:
             names = ('conv1', 'bn1', 'conv2')
             key = unit(project(last, 'emb_q', names, training, cfg), cfg)
             return {'res3': unit(third, cfg), 'res4': unit(last, cfg), 'key': key, 'q_cls': key}
-        colour, rest = colornet(image, cfg, training)
-        found = {'color': unit(colour, cfg)}
+        color, rest = colornet(image, cfg, training)
+        found = {'color': unit(color, cfg)}
         names = ('0', '1', '3')
-        found['q_color'] = unit(project(colour, 'query_color', names, training, cfg), cfg)
+        found['q_color'] = unit(project(color, 'query_color', names, training, cfg), cfg)
         if cfg.is_dul:
             found['cls'] = unit(rest, cfg)
             found['q_cls'] = unit(project(rest, 'query_cls', names, training, cfg), cfg)
@@ -103,10 +104,11 @@ def project(x, scope: str, names, training: bool, cfg) -> tf.Tensor:
     with tf.variable_scope(scope):
         x = conv(x, x.shape.as_list()[-1], 1, names[0], cfg, bias=True)
         x = tf.nn.relu(batch_norm(x, names[1], training, cfg))
-        return conv(x, scaled(PROJECTED, cfg), 1, names[2], cfg, bias=True)
+        return conv(x, scale_channels(PROJECTED, cfg), 1, names[2], cfg, bias=True)
 
 
 def unit(x: tf.Tensor, cfg) -> tf.Tensor:
-    """Vectors of length 1 along the channels; PyTorch's F.normalize, epsilon 1e-12 on the norm."""
+    """Scales vectors to length 1 along the channels, as PyTorch's F.normalize: epsilon 1e-12 on the
+    norm."""
     with npu.keep_float32(cfg):
         return tf.nn.l2_normalize(x, -1, epsilon=1e-24)

@@ -1,4 +1,4 @@
-"""ColorNet: network sizes, losses, views, pictures' changes, clips, propagation, optimizer; against
+"""ColorNet: network sizes, losses, views, images' changes, clips, propagation, optimizer; against
 recorded answers of the official code (recorded/colornet_official.py) and against plain forms."""
 
 from __future__ import annotations
@@ -15,7 +15,18 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 from recorded.colornet_made import made_frames
 
-from ColorNet import augment, backbone, config, data, losses, model, propagation, train, views
+from ColorNet import (
+    augment,
+    backbone,
+    config,
+    data,
+    inference,
+    losses,
+    model,
+    propagation,
+    train,
+    views,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,6 +34,10 @@ HERE = Path(__file__).resolve().parent
 @pytest.fixture(scope='module')
 def recorded():
     return np.load(HERE / 'recorded' / 'colornet_small.npz')
+
+
+def draws(seed):
+    return augment.Draws(random.Random(seed), np.random.RandomState(seed))
 
 
 def settings(**changes):
@@ -86,11 +101,11 @@ def small_batch(recorded, n, draw):
         'key1': nhwc[2].reshape(2, 3, 1024, 8), 'key2': nhwc[3].reshape(2, 3, 1024, 8),
         'dul1': dul1[:, :3], 'dul2': np.concatenate([dul1[:, 3:], dul2], 1),
     }  # fmt: skip
-    fold = lambda x: np.stack([data._folded(f.transpose(0, 2, 3, 1)) for f in x])  # noqa: E731
+    fold = lambda x: np.stack([data._fold(f.transpose(0, 2, 3, 1)) for f in x])  # noqa: E731
     labels = {
         'target': fold(lab), 'weight': fold(weight)[..., 0],
         'range': np.tile(np.array([0, 1, 0, 1], np.float32), (2, 1)),
-        'index': np.stack([[views.nearest(g) for g in clip] for clip in grid]),
+        'index': np.stack([[views.nearest_cells(g) for g in clip] for clip in grid]),
         'align': np.tile(align, (2, 3, 1)), 'inside': np.tile(inside, (2, 3, 1)),
         'anchor': recorded[f'{n}:anchor'].reshape(2, 64).astype(np.int32),
         'cross': recorded[f'{n}:cross'].reshape(2, 16).astype(np.int32),
@@ -128,7 +143,7 @@ def test_switches_of_the_losses(recorded):
         cfg = settings(**changes)
         with tf.Graph().as_default(), tf.Session() as session:
             values = losses.losses(constants(outputs), constants(labels), cfg)
-            return session.run([values, *losses.colours(constants(labels), cfg)])
+            return session.run([values, *losses.target_colors(constants(labels), cfg)])
 
     plain, target, weight = total()
     assert abs(target[..., 1:].max() - 1) < 1e-6 and target[..., 1:].min() == 0
@@ -136,7 +151,7 @@ def test_switches_of_the_losses(recorded):
     without, _, _ = total(space_consistency=False)
     assert abs(plain['total'] - without['total'] - plain['consistency']) < 1e-5
     assert without['consistency'] == plain['consistency']  # shown all the same
-    colours, target, _ = total(color_mode='AB')
+    ab, target, _ = total(color_mode='AB')
     assert np.all(target[..., 0] == 0) and np.any(target[..., 1] > 0)
     rgb, target, _ = total(color_mode='RGB')
     assert np.array_equal(np.round(target * 255), labels['target']) and rgb['color'] > 0
@@ -251,7 +266,7 @@ def test_warp_is_grid_sample():
     draw = np.random.RandomState(0)
     image = draw.rand(16, 16, 3).astype(np.float32) * 255
     grid = (draw.rand(16, 16, 2) * 5 - 2.5).astype(np.float32)
-    np.testing.assert_allclose(views.warped(image, grid), plain_sample(image, grid), atol=1e-3)
+    np.testing.assert_allclose(views.warp(image, grid), plain_sample(image, grid), atol=1e-3)
 
 
 def test_index_says_what_the_second_view_shows():
@@ -262,8 +277,8 @@ def test_index_says_what_the_second_view_shows():
     image = Image.fromarray(picture.astype(np.uint8))
     flips = set()
     for seed in range(6):
-        (zoomed,), theta = views.zoomed([image], random.Random(seed))
-        index = views.nearest(views.affine_cells(theta, 32))
+        (zoomed,), theta = views.zoom_in([image], random.Random(seed))
+        index = views.nearest_cells(views.affine_cells(theta, 32))
         shown = np.asarray(zoomed)[3:size:8, 3:size:8].reshape(-1, 3) / 8
         rows, columns = np.divmod(index, 32)
         assert np.abs(rows - shown[:, 0]).max() <= 1.1  # within a cell, as pixels are blended
@@ -279,7 +294,7 @@ def test_liquid_map_moves_around_its_points():
     grid = views.liquid_cells(x, y, True)
     centre = x.reshape(32, 8, 32, 8)[:, 3:5, :, 3:5].mean((1, 3)) / 256 * 2 - 1
     np.testing.assert_allclose(grid[..., 0], centre, atol=1e-6)
-    index = views.nearest(grid)
+    index = views.nearest_cells(grid)
     assert index.dtype == np.int32 and index.min() >= 0 and index.max() < 1024
 
 
@@ -334,8 +349,7 @@ def test_jitter_changes_light_only_where_it_is_asked():
     image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8))
     same = 0
     for seed in range(40):
-        draws = random.Random(seed), np.random.RandomState(seed)
-        found = augment.jittered(image, augment.STRONG, True, *draws)
+        found = augment.jitter(image, augment.STRONG, True, draws(seed))
         assert found.size == image.size and found.mode == 'RGB'
         same += np.array_equal(np.asarray(found), np.asarray(image))
     assert same < 10  # 0.4 * 0.2 * 0.8 * 0.7 * 0.9 of them
@@ -368,7 +382,7 @@ def test_videos_of_a_list_and_of_folders(clips_root, drawn, tmp_path):
     assert len(data.find(drawn['davis'], cfg)) == 6  # its training split
     cfg.dataset = 'coco'
     assert len(data.find(str(Path(drawn['coco']).parent), cfg)) == 12  # no video list is needed
-    with pytest.raises(FileNotFoundError, match='--coco: no pictures in'):
+    with pytest.raises(FileNotFoundError, match='--coco: no images in'):
         data.find(str(tmp_path), cfg)
     (tmp_path / 'empty.txt').write_text('\n')
     with pytest.raises(ValueError, match='expected lines such as'):
@@ -382,13 +396,13 @@ def test_videos_of_a_list_and_of_folders(clips_root, drawn, tmp_path):
 def test_frames_are_drawn_from_a_window(clips_root, monkeypatch):
     cfg = settings(video_len=3)
     seen = []
-    monkeypatch.setattr(data, 'read', lambda path: seen.append(int(Path(path).stem)) or
+    monkeypatch.setattr(data, 'read_image', lambda path: seen.append(int(Path(path).stem)) or
                         Image.new('RGB', (160, 96)))  # fmt: skip
     frames = data.find(str(clips_root), cfg)[0]
     starts = set()
     for seed in range(60):
         del seen[:]
-        data._clip_of_video(frames, cfg, (random.Random(seed), np.random.RandomState(seed)))
+        data._clip_of_video(frames, cfg, draws(seed))
         assert sorted(np.diff(sorted(seen))) == [2, 2]
         starts.add(min(seen))
     assert starts == {0, 1, 2, 3} and sorted(seen) != seen
@@ -401,7 +415,7 @@ def test_clips_have_their_shapes_and_repeat(clips_root):
         cfg.examples = data.find(str(clips_root), cfg)
         shapes, types = data.signature(cfg)
         first, again = (
-            list(itertools.islice(data.examples(cfg, 0, 1, False), 3)) for _ in range(2)
+            list(itertools.islice(data.clips(cfg, 0, 1, False), 3)) for _ in range(2)
         )
         for part in (0, 1):
             assert set(first[0][part]) == set(shapes[part])
@@ -420,14 +434,14 @@ def test_pictures_become_clips(drawn):
     for liquid in (True, False):
         cfg = settings(dataset='coco', is_liquid=liquid)
         path = data.find(drawn['coco'], cfg)[0][0]
-        draws = random.Random(3), np.random.RandomState(3)
-        images, plain = data._clip_of_picture(path, cfg, draws)
+        made = draws(3)
+        images, plain = data._clip_of_image(path, cfg, made)
         assert [i.size for i in images + plain] == [(192, 120)] * 6
         shapes, _ = data.signature(cfg)
-        features, _ = data.sample([path], cfg, draws)
+        features, _ = data.sample([path], cfg, made)
         assert all(list(features[k].shape) == v.as_list() for k, v in shapes[0].items())
         pixels = {np.asarray(i).tobytes() for seed in range(5) for i in
-                  data._clip_of_picture(path, cfg, (random.Random(seed), None))[1]}  # fmt: skip
+                  data._clip_of_image(path, cfg, draws(seed))[1]}  # fmt: skip
         spreads.append(len(pixels))
     assert spreads[0] == 15 > spreads[1]  # unwarped and unturned frames are one
 
@@ -435,7 +449,7 @@ def test_pictures_become_clips(drawn):
 def test_a_pass_shows_every_video_once(clips_root):
     cfg = settings(batch_size=2)
     cfg.examples = [[str(n)] * 5 for n in range(7)]
-    found = data._numbers(cfg)
+    found = data.numbers(cfg)
     numbers = [next(found) for _ in range(12)]
     assert [n for n, _ in numbers] == list(range(12)) and data.steps_an_epoch(cfg) == 3
     assert len({v for _, v in numbers[:6]}) == 6 and len({v for _, v in numbers[6:]}) == 6
@@ -445,24 +459,24 @@ def test_pictures_that_cannot_be_read(tmp_path):
     grey, cmyk = tmp_path / 'g.jpg', tmp_path / 'c.jpg'
     Image.new('L', (20, 10), 77).save(grey)
     Image.new('CMYK', (20, 10), (0, 255, 255, 0)).save(cmyk)
-    assert np.asarray(data.read(str(grey))).shape == (10, 20, 3)
-    assert np.asarray(data.read(str(cmyk)))[0, 0, 0] > 200
+    assert np.asarray(data.read_image(str(grey))).shape == (10, 20, 3)
+    assert np.asarray(data.read_image(str(cmyk)))[0, 0, 0] > 200
     (tmp_path / 'bad.jpg').write_bytes(grey.read_bytes()[:80])
-    with pytest.raises(ValueError, match='bad.jpg is no readable picture'):
-        data.read(str(tmp_path / 'bad.jpg'))
+    with pytest.raises(ValueError, match='bad.jpg is no readable image'):
+        data.read_image(str(tmp_path / 'bad.jpg'))
     with pytest.raises(FileNotFoundError, match='no frame at'):
-        data.read(str(tmp_path / 'absent.jpg'))
+        data.read_image(str(tmp_path / 'absent.jpg'))
     Image.new('RGB', (40, 30)).save(tmp_path / 'a.png')
     Image.new('RGB', (50, 30)).save(tmp_path / 'b.png')
     frames = [str(tmp_path / name) for name in ('a.png', 'b.png', 'a.png')]
     with pytest.raises(ValueError, match=r'is \(50, 30\) px|is \(40, 30\) px'):
-        data.sample(frames, settings(), (random.Random(0), np.random.RandomState(0)))
+        data.sample(frames, settings(), draws(0))
 
 
 def test_small_frames_are_enlarged(tmp_path):
     frames = made_frames(tmp_path, 3, 4, size=(40, 56))
     cfg = settings(is_liquid=False)
-    features, _ = data.sample(frames, cfg, (random.Random(0), np.random.RandomState(0)))
+    features, _ = data.sample(frames, cfg, draws(0))
     assert features['main'].shape == (3, 96, 96, 3) and features['dul1'].std() > 10
 
 
@@ -472,7 +486,7 @@ def test_readers_give_the_same_clips(clips_root):
         'import sys\nfrom ColorNet import config, data\ncfg = config.get_config("smoke")\n'
         'cfg.update(workers=int(sys.argv[2]))\ncfg.examples = data.find(sys.argv[1], cfg)\n'
         'with data.readers(cfg):\n'
-        '    found = data.examples(cfg, 0, 1, True)\n'
+        '    found = data.clips(cfg, 0, 1, True)\n'
         '    clips = [next(found) for _ in range(6)]\n'
         'print([(int(f["main"].sum()), round(float(f["second"].sum()))) for f, _ in clips])\n'
     )
@@ -539,18 +553,18 @@ def test_the_form_without_loops_votes_the_same():
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
 
 
-def colour_network(cfg):
+def color_network(cfg):
     """A network whose features are a cell's colour, so that propagation has one answer."""
 
     def features(images):
-        small = np.stack([propagation.resized(i, (15, 27)) for i in images]) / 128 - 1
+        small = np.stack([propagation.resize_image(i, (15, 27)) for i in images]) / 128 - 1
         small = np.concatenate([small, np.full_like(small[..., :1], 0.2)], -1)
         return (small / np.linalg.norm(small, axis=-1, keepdims=True)).astype(np.float32)
 
     def votes(query, first, context):
         return vote(query, first, context, radius=cfg.radius)
 
-    return features, votes
+    return inference.Network(features, votes)
 
 
 def clip(count=6, start=3):
@@ -577,7 +591,7 @@ def test_objects_follow_and_begin_later(batch):
     cfg = settings(test_batch=batch, test_height=60, test_width=108)
     frames, ids = clip()
     given = {0: ids[0], 3: ids[3]}
-    found = list(propagation.propagate(colour_network(cfg), cfg, iter(frames), given))
+    found = list(propagation.propagate(color_network(cfg), cfg, iter(frames), given))
     assert np.array_equal(found[0], ids[0]) and np.array_equal(found[3] == 9, ids[3] == 9)
     for t in range(1, 6):
         assert overlap(found[t] == 7, ids[t] == 7) > 0.7, t
@@ -590,16 +604,16 @@ def test_first_mask_empty_or_late():
     frames, ids = clip(start=2)
     empty = np.zeros_like(ids[0])
     given = {0: empty, 2: np.where(ids[2] == 9, 9, 0).astype(np.uint8)}
-    found = list(propagation.propagate(colour_network(cfg), cfg, iter(frames), given))
+    found = list(propagation.propagate(color_network(cfg), cfg, iter(frames), given))
     assert not found[1].any() and overlap(found[4] == 9, ids[4] == 9) > 0.7
-    found = list(propagation.propagate(colour_network(cfg), cfg, iter(frames), {2: ids[2]}))
+    found = list(propagation.propagate(color_network(cfg), cfg, iter(frames), {2: ids[2]}))
     assert not found[0].any() and np.array_equal(found[2], ids[2])
     whole = np.full_like(ids[0], 3)  # nothing has begun before, even where there is one id alone
-    found_whole = list(propagation.propagate(colour_network(cfg), cfg, iter(frames), {2: whole}))
+    found_whole = list(propagation.propagate(color_network(cfg), cfg, iter(frames), {2: whole}))
     assert not found_whole[1].any() and (found_whole[2] == 3).all()
     assert overlap(found[3] == 7, ids[3] == 7) > 0.7
     with pytest.raises(ValueError, match='its mask is 10x8, the frame 108x60'):
-        list(propagation.propagate(colour_network(cfg), cfg, iter(frames),
+        list(propagation.propagate(color_network(cfg), cfg, iter(frames),
                                    {1: np.ones((8, 10), np.uint8)}))  # fmt: skip
 
 
@@ -610,32 +624,32 @@ def test_more_objects_than_the_original_allows():
     for k in range(12):
         mask[4 + 4 * k : 8 + 4 * k] = 20 + k
     mask[56:] = 255  # void
-    found = list(propagation.propagate(colour_network(cfg), cfg, iter(frames), {0: mask}))
+    found = list(propagation.propagate(color_network(cfg), cfg, iter(frames), {0: mask}))
     assert set(np.unique(found[2])) <= {0, *range(20, 32)} and len(np.unique(found[0])) >= 12
 
 
 def test_memory_does_not_grow_with_the_video(monkeypatch):
     cfg = settings(test_batch=2, test_height=60, test_width=108)
-    held, merged = [], propagation._merged
+    held, merged = [], propagation._labels
 
-    def watched(vote, cfg, memory, *rest):
+    def watched(network, cfg, memory, *rest):
         held.append(len(memory))
-        return merged(vote, cfg, memory, *rest)
+        return merged(network, cfg, memory, *rest)
 
     def votes(query, first, context):
         count = query.shape[0] * query.shape[1]
         return np.ones((count, 1), np.float32), np.arange(count)[:, None]
 
-    monkeypatch.setattr(propagation, '_merged', watched)
+    monkeypatch.setattr(propagation, '_labels', watched)
     frames, ids = clip(1)
-    network = (colour_network(cfg)[0], votes)
+    network = inference.Network(color_network(cfg).features, votes)
     list(propagation.propagate(network, cfg, iter(frames * 60), {0: ids[0]}))
     assert max(held) == held[-1] == 40  # the first frame and the 39 before
 
 
 def test_resize_aligns_corners():
     image = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
-    found = propagation.resized(image, (5, 7))[..., 0]
+    found = propagation.resize_image(image, (5, 7))[..., 0]
     assert found[0, 0] == 0 and found[-1, -1] == 11 and found[2, 3] == 5.5
     with tf.Graph().as_default(), tf.Session() as session:
         tensor = tf.image.resize_bilinear(image[None], [5, 7], align_corners=True)
@@ -656,7 +670,7 @@ def test_original_settings(tmp_path):
     folder = Path(config.__file__).parent / 'config'
     for path in sorted(folder.iterdir()):
         cfg = config.from_json(config.get_config(), str(path))
-        assert cfg.model_size == path.stem[-1] and config.checked(cfg) is cfg
+        assert cfg.model_size == path.stem[-1] and config.check_settings(cfg) is None
     assert len(list(folder.iterdir())) == 3
     path = tmp_path / 'c.json'
     for text, message in (
@@ -670,8 +684,8 @@ def test_original_settings(tmp_path):
         with pytest.raises(ValueError, match=message):
             config.from_json(config.get_config(), str(path))
     with pytest.raises(ValueError, match='has no other clip'):
-        config.checked(settings(batch_size=1))
+        config.check_settings(settings(batch_size=1))
     with pytest.raises(ValueError, match='multiple of 8'):
-        config.checked(settings(size=100))
+        config.check_settings(settings(size=100))
     with pytest.raises(ValueError, match='no preset'):
         config.get_config('tiny')

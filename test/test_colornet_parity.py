@@ -18,7 +18,18 @@ import pytest
 import tensorflow.compat.v1 as tf
 from recorded.colornet_made import CLIPS, PICTURES, made_mask
 
-from ColorNet import backbone, config, convert, data, losses, model, propagation, train
+from ColorNet import (
+    augment,
+    backbone,
+    cli,
+    config,
+    convert,
+    data,
+    inference,
+    losses,
+    model,
+    train,
+)
 
 NETWORKS = {'S': 'S.pkl', 'M': 'M.pkl', 'L': 'L.pkl', 'DUL': 'DUL.pth'}
 
@@ -56,17 +67,12 @@ def nhwc(array):
     return np.ascontiguousarray(np.moveaxis(array, -3, -1))
 
 
-def restore(session, prefix):
-    variables = [v for v in tf.global_variables() if train.belongs(v) and 'step' not in v.op.name]
-    tf.train.Saver(variables).restore(session, prefix)
-
-
 @pytest.mark.parametrize('name', NETWORKS)
 def test_features_equal_the_official_ones(recorded, converted, name):
     with tf.Graph().as_default(), tf.Session() as session:
         image = tf.constant(nhwc(recorded['image']))
         found = model.extract(image, settings(name))
-        restore(session, converted[name])
+        cli.restore(session, converted[name])
         found = session.run(found)
     keys = [key.split(':')[1] for key in recorded if key.startswith(f'{name}:')]
     assert len(keys) == {'S': 4, 'M': 4, 'L': 2, 'DUL': 3}[name]
@@ -84,7 +90,8 @@ def clip(official, kind, n, cfg):
         frames = [os.path.join(root, 'COCO', 'train2017', f'p{video}.png')]
     else:
         frames = data.find(root, cfg)[video]
-    return data.sample(frames, cfg, (random.Random(seed), np.random.RandomState(seed)))
+    draws = augment.Draws(random.Random(seed), np.random.RandomState(seed))
+    return data.sample(frames, cfg, draws)
 
 
 @pytest.mark.parametrize('kind,n', [('v', n) for n in range(len(CLIPS))]
@@ -100,7 +107,7 @@ def test_clips_equal_the_official_ones(official, recorded, kind, n):
         assert rest.max() < 1.01 and (rest > 1e-3).mean() < 2e-4, (ours, rest.max())
     with tf.Graph().as_default(), tf.Session() as session:
         batch = {key: tf.constant(value[None]) for key, value in labels.items()}
-        target, weight = session.run(losses.colours(batch, cfg))
+        target, weight = session.run(losses.target_colors(batch, cfg))
     theirs = nhwc(recorded[f'{kind}{n}:target'])
     assert np.abs(unfolded(target[0]) - theirs).max() < 2e-6
     theirs = nhwc(recorded[f'{kind}{n}:weight'])[..., :1]
@@ -168,17 +175,17 @@ def test_a_step_equals_the_official_one(official, recorded, converted, monkeypat
         gradients = tf.gradients(scalars['total'], weights)
         train_op = train.update(scalars['total'], cfg)
         session.run(tf.global_variables_initializer())
-        restore(session, converted['S'])
+        cli.restore(session, converted['S'])
         before = session.run({v.op.name: v for v in weights})
         values, gradients = session.run([scalars, gradients])
         session.run(train_op)
-        after = session.run({v.op.name: v for v in tf.global_variables() if train.belongs(v)})
+        after = session.run({v.op.name: v for v in tf.global_variables() if cli.of_network(v)})
     for key in ('color', 'consistency', 'dul', 'negative'):
         theirs = float(recorded[f'loss:{key}'])
         rounding = 1e-3 if key == 'dul' else 1e-5  # pseudo labels: a near tie may turn
         assert abs(values[key] - theirs) < rounding * abs(theirs), (key, values[key], theirs)
     names = {key[6:]: recorded[key] for key in recorded if key.startswith('after:')}
-    _, theirs, left = convert.convert(names)
+    theirs, left = convert.convert(names, 'colornet')
     assert set(theirs) == set(after) and not left
     for name, value in theirs.items():
         if 'moving' in name:
@@ -205,9 +212,9 @@ def compare_gradients(recorded, weights, gradients):
         if name.endswith('.weight') and array.ndim == 1:
             padded[name.replace('.weight', '.running_mean')] = np.zeros_like(array)
             padded[name.replace('.weight', '.running_var')] = np.zeros_like(array)
-    _, theirs, _ = convert.convert(padded)
+    theirs, _ = convert.convert(padded, 'colornet')
     own = {name: np.full(array.shape, rounding.get(name, 0)) for name, array in padded.items()}
-    _, own, _ = convert.convert(own)
+    own, _ = convert.convert(own, 'colornet')
     assert len(weights) == len(gradients) == 96
     for variable, gradient in zip(weights, gradients):
         name = variable.op.name
@@ -222,9 +229,9 @@ def compare_gradients(recorded, weights, gradients):
 def test_propagated_masks_equal_the_official_ones(recorded, converted, key):
     cfg = settings('S', key=key, test_height=240, test_width=432)
     given = {0: made_mask(7, 0, 2), 3: np.where(made_mask(7, 3, 3) == 3, 3, 0).astype(np.uint8)}
-    frames = iter(recorded['frames'][..., ::-1])
-    with propagation.loaded(cfg, converted['S']) as network:
-        found = np.stack(list(propagation.propagate(network, cfg, frames, given)))
+    frames = recorded['frames'][..., ::-1]
+    with inference.load(converted['S'], cfg) as network:
+        found = np.stack(list(inference.segment(network, cfg, frames, given)))
     theirs = recorded[f'masks:{key}']
     different = (found != theirs).mean((1, 2))
     assert len(np.unique(theirs)) == 4

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MAP, CONTEXT, BEST = (60, 107), 20, 10  # cells; frames beside the first; neighbours
+MAP, CONTEXT, BEST = (60, 107), 20, 10  # cells; frames beside the first; neighbors
 MALLOC = {
     'MALLOC_MMAP_THRESHOLD_': '8589934592',
     'MALLOC_TRIM_THRESHOLD_': '17179869184',
@@ -154,7 +154,7 @@ def long_video(frames: str, channels: int) -> None:
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    from ColorNet import config, convert, propagation
+    from ColorNet import cli, config, convert, inference
 
     tf.disable_eager_execution()
     cfg = config.get_config('full')
@@ -163,14 +163,14 @@ def long_video(frames: str, channels: int) -> None:
     draw = np.random.RandomState(0)
     arrays = {n: draw.rand(*s).astype(np.float32) / 20 for n, s in
               convert.network_shapes(cfg).items()}  # fmt: skip
-    prefix = convert.write(arrays, str(folder / 'model.ckpt'), cfg)
+    prefix = cli.write_checkpoint(arrays, str(folder / 'model.ckpt'), cfg, 'drawn numbers')
     image, mask = draw.randint(0, 255, (240, 432, 3), np.uint8), np.zeros((240, 432), np.uint8)
     mask[80:160, 100:200] = 1
 
     def step():
-        with propagation.loaded(cfg, prefix) as network:
+        with inference.load(prefix, cfg) as network:
             images = (image for _ in range(int(frames)))
-            for _ in propagation.propagate(network, cfg, images, {0: mask}):
+            for _ in inference.segment(network, cfg, images, {0: mask}):
                 pass
 
     serve(step)
@@ -216,7 +216,7 @@ def clips(root: str, count: int) -> dict:
     import cv2
     import numpy as np
 
-    from ColorNet import config, data
+    from ColorNet import augment, config, data
 
     cv2.setNumThreads(1)
     cfg = config.get_config('full')
@@ -226,10 +226,11 @@ def clips(root: str, count: int) -> dict:
         frames = cfg.examples[n % len(cfg.examples)]
         start = time.process_time()
         for path in frames[: cfg.video_len]:
-            data.read(path)
+            data.read_image(path)
         times['decode'].append(time.process_time() - start)
         start = time.process_time()
-        data.sample(frames, cfg, (random.Random(n), np.random.RandomState(n)))
+        draws = augment.Draws(random.Random(n), np.random.RandomState(n))
+        data.sample(frames, cfg, draws)
         times['clip'].append(time.process_time() - start)
     rate = 1 / statistics.mean(times['clip'])
     return {
@@ -267,7 +268,7 @@ def main() -> None:
             )
     if 'step' in cases:
         seconds = interleaved({'step': ('step', '', 0)}, args.rounds, '')['step'][0]
-        flops = 3 * 4 * 2 * 12.37  # forward, twice for backward; 12.37 GMAC a picture
+        flops = 3 * 4 * 2 * 12.37  # forward, twice for backward; 12.37 GMAC an image
         row = {'cpu_s': round(seconds, 2), 'gflop_s': round(flops / seconds)}
         print(json.dumps({'case': 'step 4x256x256', **row}), flush=True)
     for frames in ('60', '240') if 'memory' in cases else ():

@@ -14,7 +14,7 @@ PICTURES = 3
 
 
 def made_frames(folder: Path, video: int, count: int = 8, size=(150, 266)) -> list[str]:
-    """Smooth coloured noise that drifts, with sharp discs: PNG, the same everywhere."""
+    """Smooth colored noise that drifts, with sharp discs: PNG, the same everywhere."""
     draw = np.random.RandomState(video)
     height, width = size
     layers = [draw.randn(k, k * 2, 3).astype(np.float32) for k in (4, 9, 30)]

@@ -6,7 +6,7 @@ Needs Python 3 with torch, torchvision, einops, matplotlib, pyyaml, tqdm, imagei
 opencv-python below 4.13 and a checkout of icewaterq/colorNet_DUL, commit 7ad5a7a. Writes frames/
 (made), S.pkl, M.pkl, L.pkl, DUL.pth (seeded) and official.npz: features, one training batch of the
 official loader and one step on it, clips, propagated masks. --small writes
-test/recorded/colornet_small.npz: losses on made features, votes, pictures' changes.
+test/recorded/colornet_small.npz: losses on made features, votes, images' changes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def prepared(checkout: Path):
 
 
 def disturbed(torch, net, seed):
-    """Seeded weights, and batch norms with the statistics of made pictures."""
+    """Seeded weights, and batch norms with the statistics of made images."""
     torch.manual_seed(seed)
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
@@ -150,7 +150,7 @@ def clips(torch, cfg, output) -> dict:
 
     coco_loader.random = types.SimpleNamespace(
         random=random.random, randint=random.randint, uniform=random.uniform, choice=choice
-    )  # choosing the picture draws nothing here
+    )  # choosing the image draws nothing here
 
     lines = []
     for video in range(3):
@@ -262,7 +262,7 @@ def propagated(torch, cfg, checkout, nets) -> dict:
 
 
 def small(torch, cfg, ViT, checkout) -> dict:
-    """Losses on made features, votes on a small map, changes of one picture."""
+    """Losses on made features, votes on a small map, changes of one image."""
     draw = np.random.RandomState(1)
     unit = lambda *s: torch.nn.functional.normalize(  # noqa: E731
         torch.from_numpy(draw.randn(*s).astype(np.float32)), dim=1
