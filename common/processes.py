@@ -10,20 +10,33 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
-import queue
 import signal
 import subprocess
-import threading
+import time
+import traceback
 from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from multiprocessing import connection
+from typing import NamedTuple
 
 import cv2
 
 AHEAD = 8  # examples that are asked of each reader in advance
-_POOL = None  # the readers of this process
-_TASK = None  # what they run, inherited by the fork
+GRACE = 10  # s that run_queue() leaves commands to end after SIGTERM
+
+
+class Reader(NamedTuple):
+    """A process that makes examples, and the pipe to it. No two share a pipe or a lock, so that
+    the death of one, whatever it is doing, is an end of file in its pipe and nothing else."""
+
+    process: multiprocessing.Process
+    pipe: connection.Connection
+
+
+_READERS = []  # of this process
+_CALLS = itertools.count()  # numbers of the calls of results()
 
 
 @contextlib.contextmanager
@@ -37,61 +50,99 @@ def readers(task, count: int) -> Iterator[None]:
       task: function of what results() is given; that and what it returns are pickled.
       count: processes.
     """
-    global _TASK, _POOL
-    _TASK = task
+    global _READERS
     cv2.setNumThreads(1)
-    if count:
-        fork = multiprocessing.get_context('fork')
-        _POOL = ProcessPoolExecutor(count, fork, _begin_reader)
-        _POOL.submit(os.getpid).result()  # forks all of them now, before there are threads
+    context = multiprocessing.get_context('fork')
     try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(task, ours, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            _READERS.append(Reader(process, ours))
         yield
     finally:
-        if _POOL:
-            processes = list((_POOL._processes or {}).values())
-            _POOL.shutdown(wait=False)
-            for process in processes:  # what they were asked in advance is not wanted
-                process.terminate()
-        _TASK = _POOL = None
+        for reader in _READERS:  # what they were asked in advance is not wanted
+            reader.process.terminate()
+        for reader in _READERS:
+            reader.process.join()
+        _READERS = []  # the pipes close with their last user, which may be a thread of tf.data
 
 
-def _begin_reader():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends the readers
+def _serve(task, parents, pipe):
+    """Answers (call, job) by (call, example, error) until the parent's end of the pipe closes."""
+    begin_worker()
+    for inherited in (parents, *(reader.pipe for reader in _READERS)):
+        inherited.close()
+    while True:
+        try:
+            call, job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((call, task(*job), None))
+        except Exception as error:
+            answer = (call, traceback.format_exc(), error)
+            try:
+                pipe.send(answer)
+            except Exception:  # an error that cannot be pickled
+                pipe.send((*answer[:2], RuntimeError(repr(error))))
+
+
+def begin_worker() -> None:
+    """Makes this process one that leaves Ctrl-C to its parent and dies with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):  # Linux: PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _run(job):
-    return _TASK(*job)
-
-
 def running() -> bool:
     """Whether there are reader processes."""
-    return _POOL is not None
+    return bool(_READERS)
 
 
 def results(jobs: Iterable[tuple]) -> Iterator:
-    """task(*job) of every job, in order, made ahead by the readers.
+    """task(*job) of every job, in order, made ahead by the readers, each of them in its turn.
+
+    Args:
+      jobs: of a few numbers or short texts each.
 
     Raises:
       RuntimeError: a reader process has died. What `task` raises is raised here.
     """
-    waiting = collections.deque()
-    try:
-        for job in jobs:
-            waiting.append(_POOL.submit(_run, job))
-            if len(waiting) > AHEAD * _POOL._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise RuntimeError(
-            'a reader process has died: out of memory? Fewer --set=workers=... take less'
-        ) from None
-    finally:
-        for example in waiting:
-            example.cancel()
+    team, call, jobs = list(_READERS), next(_CALLS), iter(jobs)
+    answers = [collections.deque() for _ in team]
+    asked = 0
+    for given in itertools.count():
+        for job in itertools.islice(jobs, given + AHEAD * len(team) + 1 - asked):
+            team[asked % len(team)].pipe.send((call, job))
+            asked += 1
+        if given == asked:
+            return
+        mine = answers[given % len(team)]
+        while not mine:
+            _receive(team, call, answers)
+        example, error = mine.popleft()
+        if error is not None:
+            raise error from RuntimeError(example)  # the traceback in the reader
+        yield example
+
+
+def _receive(team, call, answers):
+    """Takes what the readers have sent, waiting for at least one; answers to an earlier call of
+    results() are dropped."""
+    ready = connection.wait([reader.pipe for reader in team])
+    for reader, mine in zip(team, answers):
+        if reader.pipe in ready:
+            try:
+                of_call, *answer = reader.pipe.recv()
+            except (EOFError, OSError):
+                raise RuntimeError(
+                    'a reader process has died: out of memory? Fewer --set=workers=... take less'
+                ) from None
+            if of_call == call:
+                mine.append(answer)
 
 
 def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
@@ -99,47 +150,52 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
 
     Args:
       jobs: [(command, log file)]; the process writes there and has ASCEND_DEVICE_ID of its device.
+        A command that cannot be started has status 127, its log the reason.
       devices: ids.
 
     Raises:
-      KeyboardInterrupt: as it came, after the commands that ran have been ended.
+      Whatever interrupts it, such as KeyboardInterrupt, after the commands that ran have been
+      ended; no other is started.
     """
-    waiting, results = queue.Queue(), [1] * len(jobs)
-    for i in range(len(jobs)):
-        waiting.put(i)
-    children, stopped = set(), threading.Event()
-
-    def work(device):
-        environment = dict(os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1')
-        while not stopped.is_set():
-            try:
-                i = waiting.get_nowait()
-            except queue.Empty:
-                return
-            command, log_path = jobs[i]
-            print(f'device {device}: {os.path.basename(log_path)} begins', flush=True)
-            with open(log_path, 'a') as log:
-                child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-                children.add(child)
-                if stopped.is_set():  # while it was started
-                    child.terminate()
-                results[i] = child.wait()
-                children.discard(child)
-
-    threads = [threading.Thread(target=work, args=(device,), daemon=True) for device in devices]
+    statuses, waiting, children = [None] * len(jobs), collections.deque(range(len(jobs))), {}
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(1)  # a join without end would not see a signal
-    except BaseException:
-        stopped.set()
-        for child in list(children):
-            child.terminate()
-        for thread in threads:
-            thread.join(10)
-        for child in list(children):  # was asked to end, and did not
+        while waiting or children:
+            for device in devices:
+                if device not in children and waiting:
+                    i = waiting.popleft()
+                    child = _start(*jobs[i], device)
+                    if child:
+                        children[device] = (i, child)
+                    else:
+                        statuses[i] = 127
+            time.sleep(0.05)
+            for device, (i, child) in list(children.items()):
+                if child.poll() is not None:
+                    statuses[i] = child.returncode
+                    del children[device]
+    finally:
+        _end([child for _, child in children.values()])
+    return statuses
+
+
+def _start(command, log_path, device):
+    environment = dict(os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1')
+    print(f'device {device}: {os.path.basename(log_path)} begins', flush=True)
+    with open(log_path, 'a') as log:
+        try:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        except OSError as error:
+            log.write(f'{command[0]} cannot be started: {error}\n')
+    return None
+
+
+def _end(children):
+    for child in children:
+        child.terminate()
+    end = time.monotonic() + GRACE
+    for child in children:
+        try:
+            child.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
             child.kill()
-        raise
-    return results
+            child.wait()
