@@ -175,8 +175,8 @@ def _tap_gradients(x, dy, rate):
 def batch_norm(x: tf.Tensor, training: bool, decay: float, cfg) -> tf.Tensor:
     """Batch normalisation with slim's variable names, float32 [B, h, w, C].
 
-    While training with the batch's statistics, whose running means are updated by the operators in
-    tf.GraphKeys.UPDATE_OPS; else with the moving ones.
+    While training with the statistics of the batch, by which the operators in
+    tf.GraphKeys.UPDATE_OPS update the moving ones; else with the moving ones.
     """
     channels = x.shape.as_list()[-1]
     with npu.keep_float32(cfg):
@@ -185,10 +185,14 @@ def batch_norm(x: tf.Tensor, training: bool, decay: float, cfg) -> tf.Tensor:
             return x * factor + offset
         beta, gamma, *statistics = _norm_variables(channels)
         y, *found = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON)
-        for moving, value in zip(statistics, found):
-            update = tf.assign_sub(moving, (moving - value) * (1 - decay))
-            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        _update_moving(statistics, found, decay)
         return y
+
+
+def _update_moving(statistics, found, decay):
+    for moving, value in zip(statistics, found):
+        update = tf.assign_sub(moving, (moving - value) * (1 - decay))
+        tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
 
 
 def folded_norm(channels: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -196,6 +200,34 @@ def folded_norm(channels: int) -> tuple[tf.Tensor, tf.Tensor]:
     beta, gamma, mean, variance = _norm_variables(channels)
     factor = gamma * tf.rsqrt(variance + BN_EPSILON)
     return factor, beta - mean * factor
+
+
+def batch_norm_of_line(maps: list, weights: tf.Tensor, decay: float):
+    """The batch normalisation of a 1x1 convolution of one-channel maps of several sizes, by the
+    statistics of all of them as of one batch.
+
+    The mean of w * m is w * mean(m), its variance w^2 * var(m): so the convolution, which would
+    give a map a channel, need not be made. Updates the moving statistics once.
+
+    Args:
+      maps: float32 [B, h, w, 1].
+      weights: float32 [C], of the convolution.
+      decay: of the moving statistics.
+
+    Returns:
+      (factor, offset) float32 [C]: a map m becomes m * factor + offset.
+    """
+    beta, gamma, *statistics = _norm_variables(weights.shape.as_list()[0])
+    sizes = [m.shape.num_elements() for m in maps]
+    total = sum(sizes)
+    mean = tf.add_n([tf.reduce_mean(m) * (n / total) for m, n in zip(maps, sizes)])
+    parts = [tf.reduce_mean(tf.square(m - mean)) * (n / total) for m, n in zip(maps, sizes)]
+    variance = tf.add_n(parts)
+    unbiased = variance * (total / max(total - 1, 1))  # as tf.nn.fused_batch_norm returns it
+    found = [weights * mean, tf.square(weights) * unbiased]
+    _update_moving(statistics, found, decay)
+    scale = gamma * tf.rsqrt(tf.square(weights) * variance + BN_EPSILON)
+    return scale * weights, beta - scale * weights * mean
 
 
 def _norm_variables(channels):

@@ -2,7 +2,7 @@
 
 Sources: LY = linjieyangsc/video_seg (the official code), ASC = the model zoo's OSMN_ID1103. `full`
 is its COCO stage, `davis` and `youtube_vos` are the stages on videos, `performance` is a short
-timed `full`, `smoke` a narrow network on small pictures that a laptop trains from scratch in two
+timed `full`, `smoke` a narrow network on small images that a laptop trains from scratch in two
 minutes, `smoke_davis` its stage on videos. Any value is set with `--set name=value`.
 """
 
@@ -11,6 +11,40 @@ from __future__ import annotations
 from easydict import EasyDict
 
 PRESETS = ('full', 'davis', 'youtube_vos', 'performance', 'smoke', 'smoke_davis')
+NETWORK = (
+    'base_model',
+    'channels',
+    'early_modulation',
+    'spatial_modulator',
+    'visual_modulator',
+    'guide_size',
+)  # settings that make another network
+RANGES = {
+    'flip': (0, 1),
+    'video_flip': (0, 1),
+    'guide_crop': (0, 0.45),
+    'guide_pad': (0, 1),
+    'guide_rotation': (0, 180),
+    'random_crop': (0, 0.45),
+    'center_perturb': (0, 10),
+    'std_perturb': (0, 10),
+    'foreground': (0, 1),
+    'label_valid': (0, 1),
+    'bbox_valid': (0, 1),
+    'dropout': (0, 0.99),
+    'bn_decay': (0, 1),
+    'mobile_decay': (0, 1),
+    'loss_pixels': (0, float('inf')),
+    'test_width': (0, float('inf')),
+    'threshold': (0, 1),
+}
+PRETRAINED = {
+    'file': 'models/vgg_16.ckpt',  # below the data path (as the seed has it) or this folder
+    'what': 'VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from '
+            'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or a checkpoint of '
+            'the stage before',
+    'how': 'Convert it (python -m OSMN.convert --source=vgg_16.ckpt --output=vgg/model.ckpt)',
+}  # of cli.checkpoint_to_start_from()
 PIXELS = 8 * 400 * 400  # px of a COCO batch: LY's summed loss over this is about the mean one
 
 
@@ -48,15 +82,15 @@ def _full():
         guide_rotation=10.0,         # degrees, drawn from [-rotation, rotation] (LY)
         guide_colour=False,          # brightness and contrast of the guide (LY --vg_color_aug)
         guide_aspect=False,          # pad the guide, keep its aspect (LY --vg_keep_aspect_ratio)
-        flip=0.5,                    # probability of mirroring guide and, COCO, picture (LY)
-        video_flip=0.0,              # the same for pictures of videos; LY never mirrors them
-        random_crop=0.0,             # each border of a COCO picture moves by so much (LY)
+        flip=0.5,                    # probability of mirroring guide and, COCO, image (LY)
+        video_flip=0.0,              # the same for frames of videos; LY never mirrors them
+        random_crop=0.0,             # each border of a COCO image moves by so much (LY)
         center_perturb=0.2,          # move of a heat map, in deviations; of a mask, in sides (LY)
         std_perturb=0.4,             # factor 1/1.4 .. 1.4 of a heat map, 0.8 .. 1.2 of a mask (LY)
         box_guide=False,             # guide with its background (LY --bbox_sup)
         original_mask=False,         # dilated mask for the heat map (LY --use_original_mask)
         randomize_guide=True,        # guide from any good frame, else from the first (LY)
-        foreground=0.03,             # least share of a picture that a COCO object covers (LY)
+        foreground=0.03,             # least share of an image that a COCO object covers (LY)
         label_valid=0.003,           # least share of a frame for a guide's mask (LY)
         bbox_valid=0.2,              # least share of its box for a guide's mask (LY)
         mean=[104.0, 117.0, 123.0],  # B, G, R grey levels (LY; OSVOS has fractions)
@@ -78,6 +112,7 @@ def _full():
         fix_bn=False,                # moving statistics used, not updated (LY --fix_bn)
         fix_seg=False,               # segmentation net fixed but for upscore-fuse (LY --fix_seg)
         # training
+        from_scratch=False,          # random weights where published ones are expected
         batch_size=8,                # examples a card a step (LY)
         train_epochs=0,              # passes over the examples, instead of train_steps
         train_steps=300000,          # updates (LY: 200k, then the same command again to 300k)
@@ -94,6 +129,7 @@ def _full():
         objects=4,                   # objects in one pass of the network
         online_steps=100,            # updates on the first frame (LY)
         online_learning_rate=1e-5,   # LY's default
+        online_scales=[0.5, 0.8, 1.0],  # of the input (LY osmn_online_finetune.py)
         # run
         seed=1234,                   # LY
         log_steps=20,                # updates a progress line (LY)
@@ -116,17 +152,19 @@ def _davis():  # osmn_train_eval.py --fix_bn --randomize_guide, from the COCO st
 def _youtube_vos():  # osmn_train_eval_ytvos.py --randomize_guide
     return dict(
         dataset='youtube_vos', height=256, width=448, scales=[1.0], test_height=256, test_width=448,
+        online_scales=[0.8, 1.0, 1.5],  # osmn_online_finetune_ytvos.py
     )
 
 
 def _performance():
-    return dict(train_steps=500, log_steps=100, checkpoint_steps=500)  # ASC
+    return dict(from_scratch=True, train_steps=500, log_steps=100, checkpoint_steps=500)  # ASC
 
 
 def _smoke():
     return dict(
         height=128, width=160, scales=[1.0], guide_size=96, channels=0.25, init_std=0.05,
-        batch_size=8, train_steps=200, learning_rate=1e-3, lr_boundaries=[], lr_values=[1.0],
+        from_scratch=True, batch_size=8, train_steps=200, learning_rate=1e-3,
+        lr_boundaries=[], lr_values=[1.0], online_scales=[1.0],
         loss_pixels=0, weight_decay=1e-5, adam_epsilon=1e-8,  # from scratch: no ImageNet weights
         bn_decay=0.95, mobile_decay=0.95,  # 0.99: 200 updates still hold the start values
         original_mask=True,  # of a heat map so few examples learn a blob

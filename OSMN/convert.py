@@ -12,7 +12,7 @@ overwrite. A backbone gives a checkpoint of its layers alone, for --init_from.
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import re
 import sys
@@ -20,7 +20,9 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from . import backbone, cli, model, npu, weights
+from common import weights
+
+from . import backbone, cli, model
 from .config import get_config
 
 LAYERS = [(s, k) for s, (_, n) in enumerate(backbone.STAGES, 1) for k in range(1, n + 1)]
@@ -32,6 +34,12 @@ FORMATS = {  # a name that only this format has
     'osvos_pytorch': 'stages.0.0.weight',
     'deeplab': 'conv1_1/w',
     'deeplab_npy': 'conv1_1',
+}
+MARKS = {  # variables that only the network of one base_model has
+    'osmn/score/weights': 'lite',
+    'osmn/seg/upscore-fuse/weights': 'osvos',
+    'osmn/seg/fc8_voc12_1/weights': 'deeplab',
+    'osmn/seg/fc8_1/weights': 'masktrack',
 }
 DROPPED = re.compile(r'(/Adam(_1)?$|^optimization/|^beta[12]_power|^global_step$|-up/weights$)')
 
@@ -92,11 +100,14 @@ def flatten(found: dict) -> dict:
     return result
 
 
-def convert(found: dict, kind: str, shapes: dict, colour_fix: bool) -> tuple[dict, list[str]]:
+def convert(found: dict, kind: str, shapes: dict, color_fix: bool) -> tuple[dict, list[str]]:
     """({our variable: float32 array}, names left out) of {source name: array}.
 
     Args:
-      shapes: {variable: shape} of the network. colour_fix: the source's first layer takes R, G, B.
+      found: of common.weights.read().
+      kind: of FORMATS.
+      shapes: {variable: shape} of the network.
+      color_fix: the source's first layer takes R, G, B.
 
     Raises:
       ValueError: an OSMN checkpoint lacks variables, or nothing fits the network.
@@ -117,7 +128,7 @@ def convert(found: dict, kind: str, shapes: dict, colour_fix: bool) -> tuple[dic
             f'another shape, expected {[(n, shapes[n]) for n in missing[:3]]}, left out '
             f'{left_out[:3]}; another --set=base_model=..., or --preset?'
         )
-    if colour_fix:
+    if color_fix:
         for name in [n for n in result if re.search(r'(conv1_1|Conv2d_0)/weights$', n)]:
             result[name] = np.ascontiguousarray(result[name][:, :, ::-1])
     return result, left_out
@@ -137,66 +148,53 @@ def network_shapes(cfg) -> dict:
         return {v.op.name: tuple(v.shape.as_list()) for v in tf.global_variables()}
 
 
-def write(arrays: dict, prefix: str, cfg, whole: bool) -> str:
-    """Writes a checkpoint with global_step 0; returns its prefix.
+def base_model_of(found: dict, kind: str) -> str:
+    """The base_model that a source is of, by its names; '' where it may be of several."""
+    if kind == 'mobilenet':
+        return 'lite'
+    for mark, base in MARKS.items():
+        if mark in found:
+            return base
+    return ''
 
-    It is written under a temporary name and moved. A whole network gets config.json beside it, so
-    that evaluate and export need no settings.
-    """
-    folder = cli.writable(os.path.dirname(os.path.abspath(prefix)))
-    prefix = os.path.join(folder, os.path.basename(prefix))
-    with tf.Graph().as_default(), tf.Session() as session:
-        feeds = {n: tf.placeholder(tf.float32, a.shape) for n, a in arrays.items()}
-        variables = [tf.Variable(feeds[n], name=n) for n in arrays]
-        variables.append(tf.train.create_global_step())
-        values = {feeds[n]: a for n, a in arrays.items()}
-        session.run(tf.global_variables_initializer(), values)
-        saver = tf.train.Saver(variables)
-        saver.save(session, f'{prefix}.tmp', write_meta_graph=False, write_state=False)
-    for ending in ('.data-00000-of-00001', '.index'):
-        os.replace(f'{prefix}.tmp{ending}', prefix + ending)
-    tf.train.update_checkpoint_state(folder, prefix)
-    if whole:
-        text = json.dumps(cfg, indent=1, sort_keys=True)
-        npu.replace_file(os.path.join(folder, 'config.json'), text)
-    return prefix
+
+def settings_of(arrays: dict, cfg):
+    """The settings of the network that arrays are of: cfg where they fill all of it, None of a
+    backbone."""
+    return cfg if set(arrays) == set(network_shapes(cfg)) else None
 
 
 @cli.program
 def main(argv=None):
     """Converts and prints what was mapped and what was left out."""
     flags = cli.parser(__doc__)
-    flags.add_argument(
-        '--source', required=True, action='append',
-        help='weights file or TensorFlow checkpoint prefix; may be given several times',
-    )  # fmt: skip
-    flags.add_argument(
-        '--output', required=True, help='prefix of the checkpoint, such as vgg/model.ckpt'
-    )
-    flags.add_argument('--format', choices=sorted(FORMATS), help='default: by the names')
-    flags.add_argument(
-        '--vgg_color_fix', choices=('auto', 'on', 'off'), default='auto',
-        help='the source takes R, G, B: auto is on for slim and mobilenet',
-    )  # fmt: skip
+    cli.add_convert_flags(flags, FORMATS)
+    flags.conflict_handler = 'resolve'  # several sources, which other models do not have
+    text = 'weights file, or prefix of a TensorFlow checkpoint; may be given several times'
+    flags.add_argument('--source', required=True, action='append', help=text)
+    text = 'the source takes R, G, B: auto is on for slim and mobilenet'
+    flags.add_argument('--vgg_color_fix', choices=('auto', 'on', 'off'), default='auto', help=text)
     args = flags.parse_args(argv)
     args.device, args.preset = 'cpu', args.preset or 'full'
     cfg = cli.configure(args, get_config)
-    shapes, arrays = None, {}
+    arrays = {}
     for source in args.source:
         found = weights.read(source)
         kind = args.format or detect(found)
-        if kind == 'mobilenet':
-            cfg.base_model = 'lite'
-        shapes = network_shapes(cfg)
+        cfg.base_model = base_model_of(found, kind) or cfg.base_model
         fix = args.vgg_color_fix == 'on'
         fix = fix or (args.vgg_color_fix == 'auto' and kind in ('slim', 'mobilenet'))
-        new, left_out = convert(found, kind, shapes, fix)
+        new, left_out = convert(found, kind, network_shapes(cfg), fix)
         arrays.update(new)
-        print(f'{source}: {kind}, {len(new)} variables, colour fix {"on" if fix else "off"}')
-        print(f'left out: {len(left_out)} arrays {left_out[:5]}')
-    prefix = write(arrays, args.output, cfg, set(arrays) == set(shapes))
-    count = sum(a.size for a in arrays.values())
-    print(f'{len(arrays)} of {len(shapes)} variables, {count} numbers -> {prefix}')
+        cli.say_converted(
+            argparse.Namespace(source=source, output=args.output), kind, new, left_out
+        )
+        print(f'color fix {"on" if fix else "off"}')
+    settings = settings_of(arrays, cfg)
+    sources = ' and '.join(os.path.basename(source) for source in args.source)
+    cli.write_checkpoint(arrays, args.output, settings, sources)
+    total = len(network_shapes(cfg))
+    print(f'{len(arrays)} of the {total} variables of base_model={cfg.base_model}')
 
 
 if __name__ == '__main__':

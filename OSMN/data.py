@@ -1,31 +1,62 @@
-"""Examples of OSMN: a visual guide, a heat map of the previous mask, a picture and its mask
+"""Examples of OSMN: a visual guide, a spatial guide of the previous mask, an image and its mask
 (dataset_coco.py, dataset_davis.py of the official code).
 
-Every random draw is made in one generator from a seeded source; reading, cropping and warping are
-pure functions of the draws and run in parallel. A batch is split over the scales, so that all
-shapes are static. Lists of examples that take minutes to make are kept as JSON, by data path and
-settings.
+The draws of an example come from a generator seeded by its number; reading, cropping and warping
+are pure functions of the draws and run in parallel. So a run that goes on at update N takes the
+examples that it would have taken. A batch is split over the scales, so that all shapes are static.
+Lists of examples that take minutes to make are kept as JSON, by data path and settings. The readers
+are threads: decoding and resizing, in which they spend their time, are long calls of libraries that
+let other threads run.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from PIL import Image
 from pycocotools import mask as rle
 
-from common import coco, davis, masks, youtube_vos
+from common import coco, davis, files, masks, youtube_vos
+from common.files import stem
 from common.videos import binary
 
 from . import guides, npu
 
-DRAWS = 17  # numbers an example: 8 guide, mirror, 2 centre, 2 spread, 4 borders of the picture
 SPLITS = {'coco': 'train2017', 'davis': 'train', 'youtube_vos': 'train'}
+
+
+class CocoItem(NamedTuple):
+    """An object of a COCO image: the image is its own guide and its own previous frame."""
+
+    path: str
+    height: int  # px
+    width: int  # px
+    counts: str  # run lengths of the mask
+
+
+class VideoItem(NamedTuple):
+    """An object of a video: all are paths, but its number, 0 for all objects as one."""
+
+    guide: str
+    guide_mask: str
+    previous_mask: str
+    frame: str
+    mask: str
+    number: int
+
+
+class Track(NamedTuple):
+    """An object of a training video."""
+
+    number: int
+    pairs: list  # [(frame path, mask path)] in order
+    good: list  # indices of the pairs that are large enough to be a guide
 
 
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
@@ -44,7 +75,7 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     sizes = scaled_sizes(cfg) if training else [(cfg.height, cfg.width)]
     counts = parts(cfg) if training else [1]
     read = [
-        _bucket(cfg, k, size, count, training) for k, (size, count) in enumerate(zip(sizes, counts))
+        _part(cfg, k, size, count, training) for k, (size, count) in enumerate(zip(sizes, counts))
     ]
 
     def merge(*pairs):
@@ -66,9 +97,11 @@ def parts(cfg) -> list[int]:
     """How many examples of a batch each scale gets, as equal as can be, the largest scale fewest.
 
     Raises:
-      ValueError: fewer examples than scales.
+      ValueError: fewer examples than scales, or a scale that is not above 0.
     """
     count = len(cfg.scales)
+    if not cfg.scales or min(cfg.scales) <= 0:
+        raise ValueError(f'scales={cfg.scales}: expected numbers above 0, such as [0.8, 1.0, 1.2]')
     if cfg.batch_size < count:
         raise ValueError(
             f'batch_size={cfg.batch_size} is less than the {count} scales {cfg.scales} that a '
@@ -78,123 +111,138 @@ def parts(cfg) -> list[int]:
     return np.bincount(order[np.arange(cfg.batch_size) % count], minlength=count).tolist()
 
 
-def _bucket(cfg, k, size, count, training):
-    draws = functools.partial(samples if training else plain, cfg, k)
-    dataset = tf.data.Dataset.from_generator(draws, (tf.int64, tf.float64), ((), (DRAWS,)))
-    shapes = [(cfg.guide_size,) * 2 + (3,), size + (1,), size + (3,), size + (1,)]
+def _part(cfg, k, size, count, training):
+    draws = functools.partial(training_samples if training else plain_samples, cfg, k)
+    dataset = tf.data.Dataset.from_generator(draws, (tf.int64, tf.float64), ((), (guides.COUNT,)))
+    height, width = size
+    shapes = {
+        'guide': (cfg.guide_size, cfg.guide_size, 3),
+        'heat': (height, width, 1),
+        'image': (height, width, 3),
+        'mask': (height, width, 1),
+    }
 
-    def load(i, numbers):
-        return example(cfg.examples[i], size, cfg, numbers if training else None)
+    def load(index, numbers):
+        draws = guides.draws_of(numbers) if training else None
+        return example(cfg.examples[index], size, cfg, draws)
 
-    def read(i, numbers):
-        tensors = tf.numpy_function(load, (i, numbers), (tf.float32,) * 4)
-        for tensor, shape in zip(tensors, shapes):
+    def read(index, numbers):
+        tensors = tf.numpy_function(load, (index, numbers), (tf.float32,) * len(shapes))
+        for tensor, shape in zip(tensors, shapes.values()):
             tensor.set_shape(shape)
-        return dict(zip(('guide', 'heat', 'image'), tensors)), {'mask': tensors[3]}
+        guide, heat, image, mask = tensors
+        return {'guide': guide, 'heat': heat, 'image': image}, {'mask': mask}
 
     dataset = dataset.map(read, num_parallel_calls=cfg.workers)
     return dataset.batch(count, drop_remainder=True).prefetch(1)
 
 
-def samples(cfg, k: int):
-    """Endless (number of the example, float64 [DRAWS] in [0, 1)) of this process, of scale k.
+def training_samples(cfg, k: int):
+    """Endless (index of the example, float64 [guides.COUNT] in [0, 1)) of this process's share and
+    of scale k, from that of update cfg.start_step on.
 
     An epoch is a permutation seeded by its number, padded to a multiple of the cards and strided
     over them, so that all cards take equally many steps.
     """
-    number, cards = npu.rank()
-    start, count = cfg.get('start_step', 0), len(cfg.examples)
-    draw = np.random.RandomState([cfg.seed, number, start % 2**31])
-    mine = np.repeat(np.arange(len(cfg.scales)), parts(cfg)) == k  # places of a batch
-    epoch, place = start * cfg.batch_size * cards // count, 0
-    while True:
-        order = np.random.RandomState([cfg.seed, epoch]).permutation(count)
-        order = np.resize(order, -(-count // cards) * cards)
-        for i in order[number::cards]:
-            numbers = draw.random_sample(DRAWS)
-            if mine[place % cfg.batch_size]:
-                yield i, numbers
-            place += 1
-        epoch += 1
+    rank, cards = npu.rank()
+    length = -(-len(cfg.examples) // cards) * cards  # of an epoch over all cards
+    scale_of = np.repeat(np.arange(len(cfg.scales)), parts(cfg))  # of every example of a batch
+    first = cfg.get('start_step', 0) * cfg.batch_size
+    epoch, order = None, None
+    for mine in itertools.count(first):
+        if scale_of[mine % cfg.batch_size] != k:
+            continue
+        number = mine * cards + rank  # among the examples of all cards
+        if number // length != epoch:
+            epoch = number // length
+            order = np.random.RandomState([cfg.seed, epoch]).permutation(len(cfg.examples))
+            order = np.resize(order, length)
+        draw = np.random.RandomState([cfg.seed, number // 2**32, number % 2**32, 1])
+        yield order[number % length], draw.random_sample(guides.COUNT)
 
 
-def plain(cfg, k: int):
-    """Each example once."""
+def plain_samples(cfg, k: int):
+    """Each example once, not augmented."""
     del k
-    for i in range(len(cfg.examples)):
-        yield i, np.zeros(DRAWS)
+    for index in range(len(cfg.examples)):
+        yield index, np.zeros(guides.COUNT)
 
 
-def example(item, size: tuple[int, int], cfg, draws: np.ndarray | None = None):
+def example(item, size: tuple[int, int], cfg, draws: guides.Draws | None = None):
     """One example.
 
     Args:
-      item: of examples(). size: (H, W) px. draws: float64 [DRAWS] in [0, 1); None: not augmented.
+      item: CocoItem or VideoItem.
+      size: (H, W) px.
+      cfg: uses the settings of guides.py, flip, video_flip and random_crop.
+      draws: of the augmentation; None: not augmented.
 
     Returns:
       float32 guide [G, G, 3], heat [H, W, 1], image [H, W, 3], mask [H, W, 1].
     """
-    if len(item) == 4:  # COCO: the picture is its own guide and previous frame
-        picture, mask = load_coco(*item)
-        guide = (picture, mask)
-        borders = (0,) * 4
+    if isinstance(item, CocoItem):
+        whole, mask = load_coco(item)
+        guide = (whole, mask)
+        borders = (0, 0, 0, 0)
         if draws is not None and cfg.random_crop:
-            borders = -cfg.random_crop + 2 * cfg.random_crop * draws[13:]
-        pair = (Image.fromarray(picture), Image.fromarray(mask))
-        image, mask = guides.resized(*pair, size[::-1], borders)
+            borders = -cfg.random_crop + 2 * cfg.random_crop * draws.borders
+        image, mask = guides.resize_pair(whole, mask, size, borders)
         previous, flip = mask, cfg.flip
     else:
         guide, previous, image, mask = load_video(item, size)
         flip = cfg.video_flip
-    if draws is not None and draws[8] > 1 - flip:
+    if draws is not None and draws.mirror > 1 - flip:
         image, mask, previous = image[:, ::-1], mask[:, ::-1], previous[:, ::-1]
     return (
         guides.guide(*guide, cfg, draws).astype(np.float32),
-        prior(previous, cfg, draws)[..., None],
-        guides.normalised(image, cfg),
+        spatial_guide(previous, cfg, draws)[..., None],
+        guides.subtract_mean(image, cfg),
         mask.astype(np.float32)[..., None],
     )
 
 
-def prior(mask: np.ndarray, cfg, draws: np.ndarray | None = None) -> np.ndarray:
+def spatial_guide(mask: np.ndarray, cfg, draws: guides.Draws | None = None) -> np.ndarray:
     """The spatial guide of a previous mask uint8 [H, W]: float32 [H, W], heat map or dilated
     mask."""
     if cfg.original_mask:
         if draws is not None:
-            size = 1 + cfg.std_perturb * (draws[11] - 0.5)  # 0.8 .. 1.2 in util.py
+            size = 1 + cfg.std_perturb * (draws.spread[0] - 0.5)  # 0.8 .. 1.2 in util.py
             size = max(size, 0.6)  # below 0.5 an object one pixel wide would have no size
-            mask = guides.perturbed(mask, size, draws[9:11], cfg.center_perturb)
-        return guides.dilated(mask)
+            mask = guides.perturb(mask, size, draws.center, cfg.center_perturb)
+        return guides.dilate(mask)
     if draws is None:
         return guides.heat_map(mask)
     least, most = 1 / (1 + cfg.std_perturb), 1 + cfg.std_perturb
-    center = cfg.center_perturb * (2 * draws[9:11] - 1)
-    return guides.heat_map(mask, center, least + (most - least) * draws[11:13])
+    center = cfg.center_perturb * (2 * draws.center - 1)
+    return guides.heat_map(mask, center, least + (most - least) * draws.spread)
 
 
-def load_coco(path: str, height: int, width: int, counts: str):
-    """uint8 [H, W, 3] BGR and uint8 [H, W] of 0 and 1; ValueError where picture and annotation
-    differ in size."""
-    image = masks.read_image(path)
-    if image.shape[:2] != (height, width):
-        raise ValueError(
-            f'{path} is {image.shape[1]}x{image.shape[0]}, its annotations are of {width}x{height}'
-        )
-    return image, rle.decode({'size': [height, width], 'counts': counts.encode()})
+def load_coco(item: CocoItem) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [H, W, 3] BGR and uint8 [H, W] of 0 and 1.
 
-
-def load_video(item, size: tuple[int, int]):
-    """((guide picture, its mask) whole, previous mask, picture, mask) the latter three of `size`;
-    ValueError where a mask has another size than its frame.
-
-    item: (guide frame, guide mask, previous mask, frame, mask, object id or 0 for all of them).
+    Raises:
+      ValueError: image and annotation differ in size.
     """
-    guide_path, guide_mask, previous, frame, mask, number = item
-    guide, inside = _pair(guide_path, guide_mask)
-    image, mask = _pair(frame, mask)
-    previous = guides.resize_mask(masks.read_mask(previous), size)
+    image = masks.read_image(item.path)
+    if image.shape[:2] != (item.height, item.width):
+        raise ValueError(
+            f'{item.path} is {image.shape[1]}x{image.shape[0]}, its annotations are of '
+            f'{item.width}x{item.height}'
+        )
+    return image, rle.decode({'size': [item.height, item.width], 'counts': item.counts.encode()})
+
+
+def load_video(item: VideoItem, size: tuple[int, int]):
+    """((guide image, its mask) whole, previous mask, image, mask), the latter three of `size`.
+
+    Raises:
+      ValueError: a mask has another size than its frame.
+    """
+    guide, inside = _pair(item.guide, item.guide_mask)
+    image, mask = _pair(item.frame, item.mask)
+    previous = guides.resize_mask(masks.read_mask(item.previous_mask), size)
     image, mask = guides.resize_image(image, size), guides.resize_mask(mask, size)
-    inside, previous, mask = (binary(x, number) for x in (inside, previous, mask))
+    inside, previous, mask = (binary(x, item.number) for x in (inside, previous, mask))
     return (guide, inside), previous, image, mask
 
 
@@ -208,16 +256,16 @@ def _pair(frame, mask):
     return image, ids
 
 
-def examples(root: str, cfg, cache: str | None = None) -> list[tuple]:
+def examples(root: str, cfg, cache: str | None = None) -> list:
     """The training examples of a stage.
 
     Args:
-      root: data tree of cfg.dataset. cache: folder for lists that take long to make;
-      None: they are not kept.
+      root: data tree of cfg.dataset.
+      cfg: uses dataset, year, split, seed and the settings that choose examples and guides.
+      cache: folder for lists that take long to make; None: they are not kept.
 
     Returns:
-      COCO: [(picture, height, width, run lengths)], objects larger than cfg.foreground; videos:
-      [(guide frame, guide mask, previous mask, frame, mask, object id)], see load_video().
+      COCO: [CocoItem] of objects larger than cfg.foreground; videos: [VideoItem].
 
     Raises:
       ValueError: there are none. FileNotFoundError: what the readers miss.
@@ -226,14 +274,15 @@ def examples(root: str, cfg, cache: str | None = None) -> list[tuple]:
     if cfg.dataset == 'coco':
         path = os.path.join(root, 'annotations', f'instances_{split}.json')
         facts = [root, split, cfg.foreground, _changed(path)]
-        result = [tuple(x) for x in _cached(cache, facts, lambda: coco_list(root, split, cfg))]
+        found = _cached(cache, facts, lambda: coco_list(root, split, cfg))
+        result = [CocoItem(*entry) for entry in found]
     else:
         names = ('label_valid', 'bbox_valid', 'height', 'width', 'year', 'dataset')
         listed = davis.sequences(root, split, cfg.year) if cfg.dataset == 'davis' else []
         facts = [root, split, listed, _changed(root), _changed(os.path.join(root, split))]
         facts += [cfg[name] for name in names]
         found = _cached(cache, facts, lambda: video_list(root, split, cfg))
-        result = video_examples(found, cfg)
+        result = video_examples([Track(*entry) for entry in found], cfg)
     if not result:
         raise ValueError(f'no examples of {cfg.dataset} in {root}, split {split}: no object passes')
     return result
@@ -246,20 +295,19 @@ def _cached(folder, facts, make):
     path = os.path.join(folder, f'examples_{name}.json')
     if not os.path.isfile(path):
         os.makedirs(folder, exist_ok=True)
-        npu.replace_file(path, json.dumps(make()))
-    with open(path) as f:
-        return json.load(f)
+        files.write_text(path, json.dumps(make()))
+    return files.read_json(path)
 
 
 def _changed(path):
     return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
 
 
-def coco_list(root: str, split: str, cfg) -> list[tuple]:
-    """[(picture, height, width, run lengths)]: not crowds, covering over cfg.foreground.
+def coco_list(root: str, split: str, cfg) -> list[CocoItem]:
+    """The objects of a split that are no crowds and cover more than cfg.foreground of their image.
 
     Raises:
-      FileNotFoundError: a picture is missing. ValueError: an annotation of no picture.
+      FileNotFoundError: an image is missing. ValueError: an annotation of no image.
     """
     index, paths, result = coco.index(root, split), {}, []
     for annotation in index.anns.values():
@@ -267,41 +315,38 @@ def coco_list(root: str, split: str, cfg) -> list[tuple]:
         if annotation['iscrowd']:
             continue
         if number not in index.imgs:
-            raise ValueError(f'{root}: annotation {annotation["id"]} is of no picture ({number})')
+            raise ValueError(f'{root}: annotation {annotation["id"]} is of no image ({number})')
         height, width = (index.imgs[number][key] for key in ('height', 'width'))
         runs = coco.run_lengths(annotation, height, width)
         if rle.area(runs) > cfg.foreground * height * width:
             if number not in paths:
                 paths[number] = coco.frames(root, str(number), split)[0]
-            result.append((paths[number], height, width, runs['counts'].decode()))
+            result.append(CocoItem(paths[number], height, width, runs['counts'].decode()))
     return result
 
 
-def video_list(root: str, split: str, cfg) -> list[list]:
-    """[object id, its frames in order [(frame path, mask path)], numbers of the good guides]."""
-    if cfg.dataset == 'davis':
-        return [
-            entry
-            for name in davis.sequences(root, split, cfg.year)
-            for entry in _objects(davis.pairs(root, [name]), cfg)
-        ]
+def video_list(root: str, split: str, cfg) -> list[Track]:
+    """The objects of a split's videos that are seen in two frames at least."""
     result = []
+    if cfg.dataset == 'davis':
+        for name in davis.sequences(root, split, cfg.year):
+            result += _tracks(davis.pairs(root, [name]), cfg)
+        return result
     for name in youtube_vos.sequences(root, split):
-        shown = {_stem(path): path for path in youtube_vos.frames(root, name, split)}
-        found = {_stem(path): path for path in youtube_vos.masks(root, name, split)}
-        for number, stems in youtube_vos.objects(root, name, split).items():
-            pairs = [(shown[stem], found[stem]) for stem in stems if stem in found]
-            result += _objects(pairs, cfg, number)
+        shown = {stem(path): path for path in youtube_vos.frames(root, name, split)}
+        found = {stem(path): path for path in youtube_vos.masks(root, name, split)}
+        for number, names in youtube_vos.objects(root, name, split).items():
+            pairs = [(shown[frame], found[frame]) for frame in names if frame in found]
+            result += _tracks(pairs, cfg, number)
     return result
 
 
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _objects(pairs, cfg, number=None):
-    """Entries of the objects of one video; DAVIS leaves out frames that do not show the object."""
-    read = [masks.read_mask(path) for _, path in pairs]
+def _tracks(pairs, cfg, number=None):
+    """The objects of one video; without `number`, as of DAVIS, frames that do not show an object
+    are left out."""
+    first = masks.read_mask(pairs[0][1], void=True) if pairs else np.zeros(1, np.uint8)
+    has_ids = bool(set(np.unique(first).tolist()) - {0, 255})  # then 255 is void, else the object
+    read = [masks.read_mask(path, void=has_ids) for _, path in pairs]
     if number is not None:
         numbers = [number]
         read = [guides.resize_mask(mask, (cfg.height, cfg.width)) for mask in read]
@@ -312,9 +357,9 @@ def _objects(pairs, cfg, number=None):
     for n in numbers:
         own = [binary(mask, n) for mask in read]
         kept = [i for i, mask in enumerate(own) if number is not None or mask.any()]
-        good = [place for place, i in enumerate(kept) if good_guide(own[i], cfg)]
+        good = [k for k, i in enumerate(kept) if good_guide(own[i], cfg)]
         if len(kept) > 1:
-            yield [n, [pairs[i] for i in kept], good]
+            yield Track(n, [pairs[i] for i in kept], good)
 
 
 def good_guide(mask: np.ndarray, cfg) -> bool:
@@ -326,14 +371,17 @@ def good_guide(mask: np.ndarray, cfg) -> bool:
     )
 
 
-def video_examples(entries: list, cfg) -> list[tuple]:
-    """Examples of video_list(): each frame after the first, its guide drawn once, seeded."""
+def video_examples(tracks: list[Track], cfg) -> list[VideoItem]:
+    """Each frame after the first of every track, its guide drawn once, seeded."""
     draw, result = np.random.RandomState(cfg.seed), []
-    for number, pairs, good in entries:
-        good = good if good and cfg.randomize_guide else [0]
-        chosen = draw.randint(0, len(good), len(pairs))
-        for (_, previous), pair, k in zip(pairs[:-1], pairs[1:], chosen[1:]):
-            result.append((*pairs[good[k]], previous, *pair, number))
+    for track in tracks:
+        good = track.good if track.good and cfg.randomize_guide else [0]
+        chosen = draw.randint(0, len(good), len(track.pairs))
+        for t in range(1, len(track.pairs)):
+            guide, guide_mask = track.pairs[good[chosen[t]]]
+            frame, mask = track.pairs[t]
+            previous_mask = track.pairs[t - 1][1]
+            result.append(VideoItem(guide, guide_mask, previous_mask, frame, mask, track.number))
     return result
 
 

@@ -9,11 +9,13 @@ layers of the segmentation network, of which there are four (cfg.base_model). Up
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from . import backbone, npu
-from .backbone import batch_norm, conv, scaled
+from .backbone import conv, scaled
 
 SIDES = (2, 3, 4, 5)  # stages with a side branch (model_func.py)
 PREP = 16  # channels of a side branch (model_func.py)
@@ -27,8 +29,9 @@ def network(features: dict, cfg, training: bool) -> dict:
     Args:
       features: 'image' float32 [B or 1, H, W, 3], BGR, 0..255 minus mean; 'heat' float32 [B, H, W,
         1], 0..1 (dilated mask 0/255 with original_mask); 'guide' float32 [B, G, G, 3], the object
-        of the first frame, 0 outside it, or instead 'scales' as returned. An image of batch 1 is
-        shared by all heat maps: what is not modulated runs once.
+        of the first frame, 0 outside it, or instead 'scales' as returned; 'shifts' of
+        spatial_modulator() where they are made already. An image of batch 1 is shared by all heat
+        maps: what is not modulated runs once.
       cfg: uses the settings of the network, test or training size aside.
       training: dropout, and batch statistics unless cfg.fix_bn.
 
@@ -41,12 +44,42 @@ def network(features: dict, cfg, training: bool) -> dict:
         outputs['scales'] = features.get('scales')
         if outputs['scales'] is None:
             outputs['scales'] = visual_modulator(features['guide'], cfg, training)
+    shifts = features.get('shifts')
+    if shifts is None:
+        shifts = spatial_modulator([features['heat']], cfg, training)[0]
+    segmenter = {'lite': _lite, 'osvos': _osvos, 'deeplab': _deeplab, 'masktrack': _deeplab}
     with tf.variable_scope('osmn', reuse=tf.AUTO_REUSE):
-        segmenter = {'lite': _lite, 'osvos': _osvos, 'deeplab': _deeplab, 'masktrack': _deeplab}
-        logits = segmenter[cfg.base_model](features, outputs.get('scales'), cfg, training)
-    outputs['logits'] = logits
+        run = segmenter[cfg.base_model]
+        outputs['logits'] = run(features, outputs.get('scales'), shifts, cfg, training)
     with npu.keep_float32(cfg):
-        outputs['probability'] = tf.sigmoid(logits)
+        outputs['probability'] = tf.sigmoid(outputs['logits'])
+    return outputs
+
+
+def batch_network(features: dict, cfg) -> dict:
+    """The networks of the parts of a training batch, as of one batch: guides go through the visual
+    modulator together, batch statistics are those of all parts.
+
+    Args:
+      features: 'guide_k', 'heat_k', 'image_k' of every part k, as data.input_fn() gives them.
+      cfg: of network().
+
+    Returns:
+      'logits_k' float32 [b, h, w, 1] of every part.
+    """
+    parts = range(sum(key.startswith('image_') for key in features))
+    heats = [features[f'heat_{k}'] for k in parts]
+    shifts = spatial_modulator(heats, cfg, True)
+    scales = [None] * len(heats)
+    if cfg.visual_modulator:
+        counts = [heat.shape.as_list()[0] for heat in heats]
+        guides = tf.concat([features[f'guide_{k}'] for k in parts], 0)
+        scales = tf.split(visual_modulator(guides, cfg, True), counts)
+    outputs = {}
+    for k in parts:
+        part = {'image': features[f'image_{k}'], 'heat': heats[k]}
+        part.update(scales=scales[k], shifts=shifts[k])
+        outputs[f'logits_{k}'] = network(part, cfg, True)['logits']
     return outputs
 
 
@@ -69,66 +102,107 @@ def visual_modulator(guide: tf.Tensor, cfg, training: bool) -> tf.Tensor:
 
 def _layers(cfg):
     """Channels of every modulated layer of VGG, in order."""
-    first = 1 if cfg.early_modulation else 3
-    stages = backbone.STAGES[first - 1 :]
-    return [scaled(channels, cfg) for channels, layers in stages for _ in range(layers)]
+    return [stage.channels for stage in _vgg_stages(cfg) for _ in range(stage.layers)]
 
 
 def _dropout(x, cfg, training):
     return tf.nn.dropout(x, rate=cfg.dropout) if training and cfg.dropout else x
 
 
-def _spatial_modulator(heat, layers, pools, cfg, training):
-    """[[float32 [B, h, w, C]]] the shifts of every layer of every stage.
+def spatial_modulator(heats: list, cfg, training: bool) -> list[dict]:
+    """The shifts of the modulated layers, of heat maps of several sizes.
 
     Args:
-      layers: {name: (channels, layers)} of the stages. pools: for each stage, (side, padding) of
-      the average pools before it.
+      heats: float32 [B, H, W, 1].
+      cfg: of network().
+      training: batch statistics, those of all heat maps together, unless cfg.fix_bn.
+
+    Returns:
+      Of each heat map {stage, or layer of MobileNet: [float32 [B, h, w, C]], one a layer}; empty
+      without a spatial modulator.
     """
-    training, x, maps = training and not cfg.fix_bn, heat, []
-    for (name, (channels, count)), steps in zip(layers.items(), pools):
-        for side, padding in steps:
-            x = tf.nn.avg_pool2d(x, side, side, padding)  # SAME leaves the padding out of the mean
-        with tf.variable_scope(f'modulator_sp/{name}'):
-            maps.append(_shifts(x, channels, count, cfg, training))
-    return maps
+    if not cfg.spatial_modulator or cfg.base_model == 'masktrack':
+        return [{} for _ in heats]
+    stages = _lite_stages(cfg) if cfg.base_model == 'lite' else _vgg_stages(cfg)
+    training, maps, shifts = training and not cfg.fix_bn, list(heats), [{} for _ in heats]
+    with tf.variable_scope('osmn', reuse=tf.AUTO_REUSE):
+        for stage in stages:
+            for side, padding in stage.pools:
+                # SAME leaves the padding out of the mean
+                maps = [tf.nn.avg_pool2d(m, side, side, padding) for m in maps]
+            with tf.variable_scope(f'modulator_sp/conv{stage.number}'):
+                found = _shifts(maps, stage.channels, stage.layers, cfg, training)
+            for own, cut in zip(shifts, found):
+                own[stage.number] = cut
+    return shifts
 
 
-def _shifts(x, channels, count, cfg, training):
-    """ReLU of the normalised 1x1 convolution, cut by layer.
+class Stage(NamedTuple):
+    """A stage of the backbone whose layers are modulated."""
 
-    Otherwise than while training, what has one value a channel is cut: cutting the maps would take
-    longer than making them.
-    """
-    start = tf.truncated_normal_initializer(stddev=cfg.init_std)
-    weights = tf.get_variable('weights', [1, 1, 1, channels * count], tf.float32, start)
-    if training:
-        y = batch_norm(tf.nn.conv2d(x, weights, 1, 'SAME'), True, cfg.bn_decay, cfg)
-        return tf.split(tf.nn.relu(y), count, 3)
-    with npu.keep_float32(cfg):
-        factor, offset = backbone.folded_norm(channels * count)
-        pairs = zip(tf.split(weights[0, 0, 0] * factor, count), tf.split(offset, count))
-        return [tf.nn.relu(x * f + o) for f, o in pairs]
+    number: int  # of the stage of VGG, of the layer of MobileNet
+    channels: int
+    layers: int
+    pools: list  # (side, padding) of the average pools between the stage before and this one
 
 
-def _modulation(heat, scales, cfg, training):
-    """The function that backbone.vgg16 calls after every layer; maps of stage 5 of DeepLab come
-    from stride 8."""
+def _vgg_stages(cfg):
     first = 1 if cfg.early_modulation else 3
-    stages = [(k, scaled(c, cfg), n) for k, (c, n) in enumerate(backbone.STAGES, 1) if k >= first]
-    shifts = {}
-    if cfg.spatial_modulator and cfg.base_model != 'masktrack':
-        pools = [[(2, 'SAME')]] * len(stages)
-        pools[0] = [] if first == 1 else [(2, 'SAME')] * 2
-        if cfg.base_model == 'deeplab':
-            pools[-1] = []
-        layers = {f'conv{k}': (c, n) for k, c, n in stages}
-        maps = _spatial_modulator(heat, layers, pools, cfg, training)
-        shifts = dict(zip((k for k, _, _ in stages), maps))
+    stages = []
+    for number, (channels, layers) in enumerate(backbone.STAGES, 1):
+        if number < first:
+            continue
+        pools = [(2, 'SAME')]
+        if number == first:
+            pools = pools * (first - 1)
+        elif number == 5 and cfg.base_model == 'deeplab':
+            pools = []  # its stage 5 has stride 8
+        stages.append(Stage(number, scaled(channels, cfg), layers, pools))
+    return stages
+
+
+def _lite_stages(cfg):
+    stages = []
+    for layer, channels in LITE.items():
+        pools = [(2, 'SAME')] if stages else [(4, 'VALID')]
+        stages.append(Stage(layer, scaled(channels, cfg), 1, pools))
+    return stages
+
+
+def _shifts(maps, channels, layers, cfg, training):
+    """ReLU of the normalised 1x1 convolution of each map, cut by layer.
+
+    The normalised convolution is m * factor + offset with one value a channel: these are cut, not
+    the maps, which would take a copy of each.
+    """
+    weights = tf.get_variable(
+        'weights',
+        [1, 1, 1, channels * layers],
+        tf.float32,
+        tf.truncated_normal_initializer(stddev=cfg.init_std),
+    )
+    with npu.keep_float32(cfg):
+        if training:
+            factor, offset = backbone.batch_norm_of_line(maps, weights[0, 0, 0], cfg.bn_decay)
+        else:
+            factor, offset = backbone.folded_norm(channels * layers)
+            factor = weights[0, 0, 0] * factor
+        pairs = list(zip(tf.split(factor, layers), tf.split(offset, layers)))
+        return [[tf.nn.relu(m * f + o) for f, o in pairs] for m in maps]
+
+
+def _modulation(scales, shifts, cfg):
+    """The function that backbone.vgg16 calls after every layer.
+
+    Args:
+      scales: float32 [B, K], or None.
+      shifts: of spatial_modulator().
+    """
     starts, total = {}, 0
-    for k, c, n in stages:
-        for layer in range(1, n + 1):
-            starts[k, layer], total = total, total + c
+    for stage in _vgg_stages(cfg):
+        for layer in range(1, stage.layers + 1):
+            starts[stage.number, layer] = total
+            total += stage.channels
 
     def modulate(stage, layer, x):
         if (stage, layer) not in starts:
@@ -143,9 +217,10 @@ def _modulation(heat, scales, cfg, training):
     return modulate
 
 
-def _osvos(features, scales, cfg, training):
+def _osvos(features, scales, shifts, cfg, training):
     """VGG-16 with four side branches (the network of OSVOS)."""
-    modulate = _modulation(features['heat'], scales, cfg, training)
+    del training
+    modulate = _modulation(scales, shifts, cfg)
     image = features['image']
     size = image.shape.as_list()[1:3]
     with tf.variable_scope('seg'):
@@ -177,11 +252,11 @@ def _fusion(preps, name, cfg):
     return parts, biases
 
 
-def _deeplab(features, scales, cfg, training):
+def _deeplab(features, scales, shifts, cfg, training):
     """VGG-16 with dilations and four branches (DeepLab-v2); for MaskTrack the mask is an input
     channel."""
     track = cfg.base_model == 'masktrack'
-    modulate = _modulation(features['heat'], scales, cfg, training)
+    modulate = _modulation(scales, shifts, cfg)
     image = features['image']
     size = image.shape.as_list()[1:3]
     with tf.variable_scope('seg'):
@@ -193,15 +268,8 @@ def _deeplab(features, scales, cfg, training):
         for i, rate in enumerate(RATES, 1):
             y = x
             for name, side in (('fc6', 3), ('fc7', 1)):
-                y = conv(
-                    y,
-                    scaled(1024, cfg),
-                    side,
-                    f'{name}_{i}',
-                    cfg,
-                    None,
-                    rate=rate if side == 3 else 1,
-                )
+                dilation = rate if side == 3 else 1
+                y = conv(y, scaled(1024, cfg), side, f'{name}_{i}', cfg, None, rate=dilation)
                 y = _dropout(tf.nn.relu(y), cfg, training)
             name = f'fc8_{i}' if track else f'fc8_voc12_{i}'
             score = score + conv(y, 1, 1, name, cfg, cfg.init_std)
@@ -209,7 +277,7 @@ def _deeplab(features, scales, cfg, training):
 
 
 def _with_mask(image, heat, cfg):
-    """Heat map and picture as four channels, float32 [B, H, W, 4], centred in zeros of
+    """Heat map and image as four channels, float32 [B, H, W, 4], centered in zeros of
     aligned_size."""
     batch = heat.shape.as_list()[0]
     image = image if image.shape.as_list()[0] == batch else tf.tile(image, [batch, 1, 1, 1])
@@ -218,7 +286,7 @@ def _with_mask(image, heat, cfg):
         return both
     missing = [a - n for a, n in zip(cfg.aligned_size, both.shape.as_list()[1:3])]
     if min(missing) < 0:
-        raise ValueError(f'aligned_size={cfg.aligned_size} is smaller than the picture')
+        raise ValueError(f'aligned_size={cfg.aligned_size} is smaller than the image')
     borders = [[m // 2, m - m // 2] for m in missing]
     return tf.pad(both, [[0, 0]] + borders + [[0, 0]])
 
@@ -237,25 +305,20 @@ def _visual_lite(guide, cfg, training):
         return tf.squeeze(tf.concat(heads, 3), [1, 2])
 
 
-def _lite(features, scales, cfg, training):
+def _lite(features, scales, shifts, cfg, training):
     """MobileNet-v1 with four side branches; H and W multiples of 32."""
-    image, heat = features['image'], features['heat']
+    image = features['image']
     size = image.shape.as_list()[1:3]
     if any(n % 32 for n in size):
         raise ValueError(f'lite takes sizes that are multiples of 32, not {size}')
     counts = [scaled(c, cfg) for c in LITE.values()]
     starts = np.cumsum([0] + counts)
-    shifts = None
-    if cfg.spatial_modulator:
-        pools = [[(4, 'VALID')]] + [[(2, 'SAME')]] * 3
-        layers = {f'conv{layer}': (c, 1) for layer, c in zip(LITE, counts)}
-        shifts = _spatial_modulator(heat, layers, pools, cfg, training)
 
     def modulate(layer, x):
         if layer in LITE:
             i = list(LITE).index(layer)
             x = x if scales is None else x * scales[:, None, None, starts[i] : starts[i + 1]]
-            x = x if shifts is None else x + shifts[i][0]
+            x = x + shifts[layer][0] if layer in shifts else x
         return x
 
     with tf.variable_scope('seg'):
@@ -272,7 +335,10 @@ def upsample(x: tf.Tensor, stride: int, size: list[int], cfg) -> tf.Tensor:
     """The fixed bilinear transposed convolution and the crop to the input's size.
 
     Args:
-      x: float32 [B, h, w, 1]. stride: 2, 4, 8 or 16. size: [H, W] of the input.
+      x: float32 [B, h, w, 1].
+      stride: 2, 4, 8 or 16.
+      size: [H, W] of the input.
+      cfg: uses crop.
 
     Returns:
       float32 [B, H, W, 1].

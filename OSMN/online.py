@@ -5,66 +5,106 @@
 
 Every object of every sequence trains in a process of its own; a queue keeps one process on each
 device. Finished ones are skipped when the command is given again, a killed one goes on from its
-checkpoint.
+checkpoint; both only where parent, first frame, mask and settings are the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import masks
-from common.videos import numbers
+from common import files, masks, processes, weights
+from common import videos as driver
+from common.files import stem
 
-from . import cli, train
+from . import cli, data, train, videos
 from .config import get_config
-from .videos import DATASETS, find, resolve
 
 
-def settings(cfg, item: tuple, parent: str) -> EasyDict:
-    """Settings of one online training.
+def settings(cfg, item: data.VideoItem, parent: str) -> EasyDict:
+    """Settings of one online training: the size is that of the evaluation.
 
     Args:
-      cfg: of the parent. item: an example of data.examples(): the first frame is guide, previous
-      frame and target. parent: prefix of the parent's checkpoint.
+      cfg: of the parent.
+      item: the first frame is guide, previous frame and target.
+      parent: prefix of the parent's checkpoint.
     """
     steps = cfg.online_steps
-    scales = cfg.scales if cfg.base_model != 'lite' else [1.0]
+    height, width = data.network_size(masks.read_image(item.frame).shape[:2], cfg)
+    scales = [1.0] if cfg.base_model == 'lite' else list(cfg.online_scales)
     return EasyDict(
-        cfg, examples=[item], height=cfg.test_height, width=cfg.test_width or cfg.width,
-        scales=scales, batch_size=len(scales), init_from=parent, start_step=0, train_steps=steps,
-        learning_rate=cfg.online_learning_rate, lr_boundaries=[], lr_values=[1.0],
+        cfg,
+        examples=[item],
+        height=height,
+        width=width,
+        scales=scales,
+        batch_size=len(scales),
+        init_from=parent,
+        train_steps=steps,
+        learning_rate=cfg.online_learning_rate,
+        lr_boundaries=[],
+        lr_values=[1.0],
         fix_seg=False,  # all weights are trained
         fix_bn=True,  # statistics of one heat map would be useless
-        checkpoint_steps=max(1, steps // 4), keep_checkpoints=1, log_steps=max(1, steps // 5),
+        checkpoint_steps=max(1, steps // 4),
+        keep_checkpoints=1,
+        log_steps=max(1, steps // 5),
         iterations_per_loop=1,
-    )  # fmt: skip
+    )
 
 
-def finetune(cfg, item: tuple, parent: str, output_path: str) -> str:
+def finetune(cfg, item: data.VideoItem, parent: str, output_path: str) -> str:
     """Trains on one frame and returns the checkpoint's prefix; goes on from what `output_path`
-    holds."""
+    holds, where that was made from the same.
+
+    Args:
+      cfg: of the parent.
+      item: of first_item().
+      parent: prefix of the parent's checkpoint.
+      output_path: folder of the checkpoints.
+
+    Raises:
+      ValueError: frame and mask differ in size; the folder holds another online training.
+    """
     run = settings(cfg, item, parent)
-    cli.resume(run, cli.writable(output_path))
-    cli.save_settings(cfg, output_path)  # the parent's: evaluate takes its sizes
-    return train.train(run, output_path)
+    data.load_video(item, (run.height, run.width))  # refuses what does not fit together
+    files.claim(output_path, facts(cfg, item, parent))
+    # the parent's settings are kept: evaluate takes its sizes
+    return train.train(run, argparse.Namespace(output_path=output_path), saved=cfg)
 
 
-def first_item(video, number: int, folder: str) -> tuple:
-    """The example of an object's first frame; its mask is written to `folder` as a file."""
-    t = min(t for t, ids in video.given.items() if number in ids)
-    path = os.path.join(cli.writable(folder), 'first_mask.png')
-    masks.write_mask(path, video.given[t])
-    return video.frames[t], path, path, video.frames[t], path, number
+def facts(cfg, item: data.VideoItem, parent: str) -> dict:
+    """What an online training is made from, for files.claim()."""
+    names = ('online_learning_rate', 'online_scales', 'test_height', 'test_width', 'seed')
+    return {
+        'parent': files.fingerprint(f'{parent}.index'),
+        'frame': files.fingerprint(item.frame),
+        'mask': files.fingerprint(item.mask),
+        'object': item.number,
+        **{name: cfg[name] for name in names},
+    }
 
 
-def trained(path: str, steps: int) -> bool:
-    """Whether the folder holds the checkpoint of the last step."""
-    latest = tf.train.latest_checkpoint(path)
-    return bool(latest) and int(latest.rsplit('-', 1)[1]) >= steps
+def first_item(video, number: int) -> data.VideoItem:
+    """The example of an object's first frame; of a union the object is all of its mask."""
+    frame = video.frames[driver.starts(video.given)[number]]
+    mask = dict(video.truth)[stem(frame)]
+    return data.VideoItem(frame, mask, mask, frame, mask, 0 if video.union else number)
+
+
+def trained(cfg, item: data.VideoItem, parent: str, folder: str) -> bool:
+    """Whether the folder holds the checkpoint of the last step of this online training.
+
+    Raises:
+      ValueError: it holds one that was made from something else.
+    """
+    if not os.path.isfile(os.path.join(folder, 'checkpoint')):
+        return False
+    files.claim(folder, facts(cfg, item, parent))
+    return int(weights.checkpoint_prefix(folder).rsplit('-', 1)[1]) >= cfg.online_steps
 
 
 def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: list[str]) -> None:
@@ -73,56 +113,58 @@ def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: lis
     Raises:
       RuntimeError: naming the ones that failed and their logs, after the others have ended.
     """
-    logs = [
-        os.path.join(cli.writable(output_path), f'{name}_{number}.log') for name, number in todo
-    ]
-    program = [sys.executable, '-m', f'{cli.MODEL.name}.online'] + argv
-    commands = [program + [f'--sequences={name}', f'--object={number}'] for name, number in todo]
-    results = cli.run_queue(list(zip(commands, logs)), devices)
-    failed = [log for log, status in zip(logs, results) if status]
+    folder = cli.writable(output_path)
+    program = [sys.executable, '-m', f'{cli.MODEL.name}.online', *argv]
+    jobs = []
+    for name, number in todo:
+        command = [*program, f'--sequences={name}', f'--object={number}']
+        jobs.append((command, videos.online_folder(folder, name, number) + '.log'))
+    statuses = processes.run_queue(jobs, devices)
+    failed = [log for (_, log), status in zip(jobs, statuses) if status]
     if failed:
         raise RuntimeError(
-            f'{len(failed)} of {len(todo)} online trainings failed, see ' + ', '.join(failed)
+            f'{len(failed)} of {len(todo)} online trainings failed, see {", ".join(failed)}'
         )
-    print(f'{len(todo)} online trainings are in {output_path}', flush=True)
+    print(f'{len(todo)} online trainings are in {folder}', flush=True)
+
+
+def arguments():
+    """The program's flags."""
+    flags = cli.parser(__doc__)
+    cli.add_evaluation_flags(flags, videos.DATASETS)
+    flags.set_defaults(output_path='online')
+    flags.add_argument('--online_steps', type=cli.positive, help='updates an object')
+    flags.add_argument('--devices', default=os.environ.get('ASCEND_DEVICE_ID', '0'), help='0,1,2,3')
+    flags.add_argument('--object', type=int, help='train this id in this process')
+    return flags
 
 
 @cli.program
 def main(argv=None):
     """Trains every object asked for; fails where one of them does, after the others have run."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    flags = cli.parser(__doc__)
-    flags.add_argument('--data_path', help='data tree; default on CPU: drawn data')
-    flags.add_argument('--checkpoint', required=True, help='of the parent: folder or prefix')
-    flags.add_argument('--output_path', default='online')
-    flags.add_argument('--dataset', choices=DATASETS, help='default: as trained, or davis')
-    flags.add_argument('--sequences', help='a,b; default: the split')
-    flags.add_argument('--split', default='', help="default: val, YouTube-VOS 'valid'")
-    flags.add_argument('--online_steps', type=int, help='updates an object')
-    flags.add_argument('--devices', default=os.environ.get('ASCEND_DEVICE_ID', '0'), help='0,1,2,3')
-    flags.add_argument('--object', type=int, help='train this id in this process')
-    args = flags.parse_args(argv)
+    args = arguments().parse_args(argv)
+    if not args.checkpoint:
+        raise ValueError('--checkpoint of the parent network is needed: folder or prefix')
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
-    dataset = args.dataset or ('davis' if cfg.dataset == 'coco' else cfg.dataset)
-    root = resolve(cli.data_root(args, cfg), dataset)
-    found = find(root, dataset, args.split, args.sequences, cfg.year)
-    parent = cli.checkpoint_prefix(args.checkpoint)
-    output_path = os.path.abspath(args.output_path)
-    if args.object is None:
-        todo = [(video.name, n) for video in found for n in numbers(video)]
-        done = [
-            (name, n)
-            for name, n in todo
-            if trained(os.path.join(output_path, f'{name}_{n}'), cfg.online_steps)
-        ]
-        print(f'{len(todo)} to train, {len(done)} of them done already', flush=True)
-        todo = [unit for unit in todo if unit not in done]
-        train_all(argv + [f'--data_path={root}'], todo, output_path, args.devices.split(','))
+    root, dataset = cli.data_root(args, cfg), args.dataset or videos.default_dataset(cfg)
+    found = videos.find(root, dataset, args.split, args.sequences, cfg.year)
+    parent = weights.checkpoint_prefix(args.checkpoint)
+    if args.object is not None:
+        for video in found:
+            folder = videos.online_folder(args.output_path, video.name, args.object)
+            finetune(cfg, first_item(video, args.object), parent, folder)
         return
-    for video in found:
-        folder = os.path.join(output_path, f'{video.name}_{args.object}')
-        finetune(cfg, first_item(video, args.object, folder), parent, folder)
+    cli.say_weights(cfg, parent)
+    units = [(video, number) for video in found for number in driver.numbers(video.given)]
+    todo = []
+    for video, number in units:
+        folder = videos.online_folder(args.output_path, video.name, number)
+        if not trained(cfg, first_item(video, number), parent, folder):
+            todo.append((video.name, number))
+    print(f'{len(units)} to train, {len(units) - len(todo)} of them done already', flush=True)
+    train_all([*argv, f'--data_path={root}'], todo, args.output_path, args.devices.split(','))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Trains OSMN: on COCO pictures, then on DAVIS or YouTube-VOS (OSMN section 4).
+"""Trains OSMN: on COCO images, then on DAVIS or YouTube-VOS (OSMN section 4).
 
     python -m OSMN.train --data_path=COCO  --output_path=run1 --init_from=vgg/model.ckpt
     python -m OSMN.train --data_path=DAVIS --output_path=run2 --init_from=run1 --preset=davis
@@ -10,56 +10,40 @@ when the command is given again.
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import sys
 
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import coco, davis, youtube_vos
+from common import coco, davis, videos, youtube_vos
 
-from . import cli, data, model, npu, videos
+from . import cli, data, evaluate, model, npu
 from .config import get_config
 from .losses import losses
-
-READERS = {'coco': coco, 'davis': davis, 'youtube_vos': youtube_vos}
 
 
 def model_fn(features, labels, mode, params):
     """tf.estimator's model function; params are the settings of config.py."""
     cfg = EasyDict(params)
-    training = mode == tf.estimator.ModeKeys.TRAIN
-    if mode == tf.estimator.ModeKeys.PREDICT:
-        outputs = model.network(features, cfg, False)
-        return tf.estimator.EstimatorSpec(mode, {'probability': outputs['probability']})
-    loss = total_loss(features, labels, cfg, training)
-    if not training:
-        return tf.estimator.EstimatorSpec(mode, loss=loss)
+    if mode != tf.estimator.ModeKeys.TRAIN:
+        raise ValueError(f'mode {mode}: this model function trains; inference.load() segments')
+    loss = loss_of(features, labels, cfg)
     step = tf.train.get_or_create_global_step()
     rate = learning_rate(step, cfg)
     tf.summary.scalar('learning_rate', rate)
-    optimizer = tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon)
-    optimizer = npu.wrap_optimizer(optimizer, cfg)
+    optimizer = npu.wrap_optimizer(tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon), cfg)
     gradients = optimizer.compute_gradients(loss, trained_variables(cfg))
-    update = optimizer.apply_gradients(decayed(gradients, cfg), step)
+    update = optimizer.apply_gradients(decayed_gradients(gradients, cfg), step)
     train_op = tf.group(update, *tf.get_collection(tf.GraphKeys.UPDATE_OPS))
-    if cfg.get('init_from'):
-        variables = [v for v in tf.global_variables() if belongs(v)]
-        found = cli.match_variables(cfg.init_from, variables, partial=True)
-        tf.train.init_from_checkpoint(cfg.init_from, {v.op.name: v for v in found})
+    cli.init_from_checkpoint(cfg)
     return tf.estimator.EstimatorSpec(mode, loss=tf.identity(loss, 'train_loss'), train_op=train_op)
 
 
-def total_loss(features: dict, labels: dict, cfg, training: bool) -> tf.Tensor:
-    """float32 scalar: the losses of the parts of a batch, one a scale, added."""
-    total = []
-    for k in range(len(labels)):
-        part = {key: features[f'{key}_{k}'] for key in ('guide', 'heat', 'image')}
-        outputs = model.network(part, cfg, training)
-        scalars = losses(outputs, {'mask': labels[f'mask_{k}']}, cfg)
-        tf.summary.scalar(f'loss/scale{k}', scalars['total'])
-        total.append(scalars['total'])
-    return tf.add_n(total)
+def loss_of(features: dict, labels: dict, cfg) -> tf.Tensor:
+    """The training loss of a batch in parts, float32 scalar."""
+    return losses(model.batch_network(features, cfg), labels, cfg)['total']
 
 
 def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
@@ -70,56 +54,117 @@ def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
     return cfg.learning_rate * tf.gather(factors, tf.reduce_sum(passed))
 
 
-def belongs(variable) -> bool:
-    """Whether a variable is one of the network, not of the optimizer."""
-    name = variable.op.name
-    return name.startswith('osmn/') and not name.endswith(('/Adam', '/Adam_1'))
-
-
 def trained_variables(cfg) -> list:
-    """The variables that training changes: with cfg.fix_seg not the segmentation net's."""
-    fixed = 'osmn/seg/' if cfg.fix_seg else '-'
-    return [
-        v
-        for v in tf.trainable_variables()
-        if not v.op.name.startswith(fixed) or 'upscore-fuse' in v.op.name
-    ]
+    """The variables that training changes: with cfg.fix_seg not the segmentation net's, but for the
+    fusion."""
+
+    def fixed(name):
+        return cfg.fix_seg and name.startswith('osmn/seg/') and 'upscore-fuse' not in name
+
+    return [v for v in tf.trainable_variables() if not fixed(v.op.name)]
 
 
-def decayed(gradients, cfg) -> list:
-    """Gradients with weight decay added to those of kernels, biases and batch norm left out."""
-    return [
-        (g + cfg.weight_decay * v if v.op.name.endswith('/weights') else g, v)
-        for g, v in gradients
-        if g is not None
-    ]
+def decayed_gradients(gradients: list, cfg) -> list:
+    """[(gradient, variable)] with weight decay added to those of kernels; biases and batch norm are
+    left out of it, variables without a gradient of the result."""
+    result = []
+    for gradient, variable in gradients:
+        if gradient is None:
+            continue
+        if variable.op.name.endswith('/weights'):
+            gradient = gradient + cfg.weight_decay * variable
+        result.append((gradient, variable))
+    return result
 
 
-def data_root(args, cfg) -> str:
-    """Absolute folder of the stage's data."""
+def stage_root(args, cfg) -> str:
+    """Absolute folder of the tree that the stage trains on, in --data_path.
+
+    Raises:
+      ValueError: no such data set. FileNotFoundError: it is not there.
+    """
+    if cfg.dataset not in data.SPLITS:
+        raise ValueError(f'dataset={cfg.dataset!r}: expected one of {", ".join(data.SPLITS)}')
     root = cli.data_root(args, cfg)
-    if cfg.dataset not in READERS:
-        raise ValueError(f'dataset={cfg.dataset!r}: expected one of {", ".join(READERS)}')
-    return coco.resolve(root) if cfg.dataset == 'coco' else videos.resolve(root, cfg.dataset)
+    return (
+        coco.resolve(root) if cfg.dataset == 'coco' else videos.resolve(root, cfg.dataset, cfg.year)
+    )
+
+
+def check(root: str, every: bool, cfg) -> dict:
+    """Counts of the stage's tree in `root`; see the readers' check()."""
+    if cfg.dataset == 'davis':
+        return davis.check(root, cfg.year, every=every)
+    return (coco if cfg.dataset == 'coco' else youtube_vos).check(root, every=every)
 
 
 def prepare(args, cfg) -> None:
-    """Fills what a run needs in its settings: examples, steps, the checkpoint to start from."""
-    cfg.data_path = data_root(args, cfg)
+    """Fills what a run needs in its settings: examples, steps, the checkpoint to start from.
+
+    Raises:
+      ValueError: settings that do not go together, or no weights to start from.
+    """
+    if cfg.base_model == 'lite' and len(cfg.scales) > 1:
+        raise ValueError(
+            f'base_model=lite with scales={cfg.scales}: the batch statistics of MobileNet are '
+            'those of one size; use --set=scales=[1.0]'
+        )
+    data.parts(cfg)
+    root = stage_root(args, cfg)
+    cfg.data_path = cli.data_root(args, cfg)  # accuracy() looks for DAVIS in it
+    cfg.init_from = checkpoint_to_start_from(args, cfg)
     cache = None if args.dry_run else cfg.cache_path or cli.writable(args.output_path)
-    cfg.examples = data.examples(cfg.data_path, cfg, cache)
+    cfg.examples = data.examples(root, cfg, cache)
     steps_an_epoch = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * max(1, steps_an_epoch)
-    cfg.init_from = cli.checkpoint_prefix(args.init_from) if args.init_from else ''
-    cfg.start_step = 0
 
 
-def train(cfg, output_path: str, hook=None) -> str:
-    """Trains to cfg.train_steps, from what `output_path` holds; returns the last checkpoint."""
-    run = npu.estimator(model_fn, EasyDict({**cfg, 'examples': []}), output_path)
-    hooks = [hook or npu.ProgressHook(cfg)]
-    run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=hooks)
-    return tf.train.latest_checkpoint(output_path)
+def checkpoint_to_start_from(args, cfg) -> str:
+    """Prefix of the checkpoint that a run starts from, or ''; see cli.checkpoint_to_start_from().
+
+    Raises:
+      ValueError: the stage on DAVIS, lite and masktrack do not start from VGG-16.
+    """
+    running = os.path.isfile(os.path.join(args.output_path, 'checkpoint'))
+    scratch = args.from_scratch or cfg.from_scratch
+    if not (args.init_from or scratch or running):
+        needed = {
+            'lite': 'MobileNet of slim, mobilenet_v1_1.0_224.ckpt',
+            'masktrack': 'VGG-16 without its first layer, which takes four channels here',
+        }.get(cfg.base_model)
+        if needed:
+            raise ValueError(
+                f'base_model={cfg.base_model} starts from {needed}: convert it (python -m '
+                f'OSMN.convert --source=FILE --set=base_model={cfg.base_model} '
+                '--output=start/model.ckpt) and give --init_from=start; --from_scratch trains '
+                'from random weights'
+            )
+        if cfg.preset == 'davis':
+            raise ValueError(
+                'preset davis is the second stage: give --init_from=RUN of the COCO stage (preset '
+                'full), or of official weights that OSMN.convert wrote; --from_scratch trains from '
+                'random weights'
+            )
+    prefix = cli.checkpoint_to_start_from(args, cfg)
+    if cfg.trained_on[-1] != 'drawn data':
+        cfg.trained_on[-1] = f'{cfg.dataset} of {os.path.basename(cfg.data_path)}'
+    return prefix
+
+
+def train(cfg, args, saved=None) -> str:
+    """Trains to cfg.train_steps, from what args.output_path holds; returns the last checkpoint.
+
+    Args:
+      cfg: of the run.
+      args: output_path, and result_path for the zoo's files.
+      saved: settings that config.json keeps; default: cfg.
+    """
+    hook = cli.begin_run(cfg, args, saved)
+    # without the examples: the Estimator copies its params, and COCO has 600,000 of them
+    params = EasyDict({key: value for key, value in cfg.items() if key != 'examples'})
+    run = npu.estimator(model_fn, params, args.output_path)
+    run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=[hook])
+    return cli.end_run(args)
 
 
 @cli.program
@@ -130,41 +175,16 @@ def main(argv=None):
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config)
     if args.check_data:
-        print(json.dumps(READERS[cfg.dataset].check(data_root(args, cfg))))
+        stage_root(args, cfg)
+        cli.check_data(args, cfg, functools.partial(check, cfg=cfg))
         return
     prepare(args, cfg)
     if args.dry_run:
-        dry_run(cfg)
+        print(f'{len(cfg.examples)} examples')
+        cli.dry_run(cfg, data.input_fn, loss_of, slots=2)
         return
-    output_path = cli.writable(args.output_path)
-    cli.resume(cfg, output_path)
-    cli.save_settings(cfg, output_path)
-    hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
-    print(f'trained: {train(cfg, output_path, hook)}', flush=True)
-    if args.result_path:
-        accuracy = None
-        if args.case == 'acc':
-            from . import evaluate  # evaluate takes what is above
-
-            root = cli.data_root(args, cfg)
-            accuracy = evaluate.accuracy(cfg, root, output_path, args.result_path)
-        npu.write_result(cfg, args.result_path, hook, accuracy)
-
-
-def dry_run(cfg) -> None:
-    """Builds the training graph, reads one batch and prints what a run would use."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        iterator = tf.data.make_one_shot_iterator(data.input_fn(cfg, True))
-        features, labels = iterator.get_next()
-        batch = session.run({**features, **labels})
-        tf.gradients(total_loss(features, labels, cfg, True), tf.trainable_variables())
-        count = sum(v.shape.num_elements() for v in tf.trainable_variables())
-    print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
-    disk = count * 4 * 3 * cfg.keep_checkpoints / 1e6  # weights and Adam's two slots
-    print(
-        f'{count} parameters, {disk:.0f} MB of checkpoints, {len(cfg.examples)} examples, '
-        f'{cfg.train_steps} steps, device {cfg.device}'
-    )
+    train(cfg, args)
+    cli.write_result(cfg, args, evaluate.accuracy)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,4 @@
-"""The videos that OSMN segments, in the layouts of DAVIS, YouTube-VOS and YouTube-Objects, and the
-preparation programs of the official code.
+"""The layout of YouTube-Objects, and the preparation programs of the official code.
 
     python -m OSMN.videos --task=youtube_objects --data_path=youtube_masks --output_path=prepared
     python -m OSMN.videos --task=split_davis --data_path=DAVIS --output_path=split
@@ -8,7 +7,8 @@ preparation programs of the official code.
 youtube_objects: Images/, Labels/, all.txt from the raw set (preprocess_youtube.py). split_davis:
 one 0/255 mask an object and one of all (preprocess_davis.py; this project does not need it). merge:
 the masks again, from the probabilities that evaluate --save_score left in --output_path
-(ytvos_merge_result.py, davis_eval.py). All may be run again.
+(ytvos_merge_result.py, davis_eval.py), by the threshold that evaluate noted there. All may be run
+again.
 """
 
 from __future__ import annotations
@@ -18,39 +18,50 @@ import sys
 
 import numpy as np
 
-from common import davis, masks, videos
-from common.videos import Video, binary, stem
+from common import davis, files, masks
+from common import videos as driver
+from common.files import stem
+from common.videos import Video, binary
 
-from . import cli, guides
+from . import cli, inference
 from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos', 'youtube_objects')
+NOTED = ('threshold', 'year')  # settings that evaluate notes beside probabilities, for merge
+RAW = '<class>/data/<video>/shots/001/images'
 
 
-def resolve(root: str, dataset: str) -> str:
-    """The data set's own folder in `root`.
+def default_dataset(cfg) -> str:
+    """The data set that a network is evaluated on where none is named: DAVIS after the COCO
+    stage."""
+    return 'davis' if cfg.dataset == 'coco' else cfg.dataset
+
+
+def online_folder(output_path: str, name: str, number: int) -> str:
+    """Folder of one online training's checkpoints."""
+    return os.path.join(output_path, f'{name}_{number}')
+
+
+def find(
+    root: str, dataset: str, split: str = '', names: str | None = None, year: str = '2017'
+) -> list[Video]:
+    """The videos of a split, or the sequences `names` (a,b); see common/videos.py.
 
     Raises:
-      FileNotFoundError: naming what was tried.
+      FileNotFoundError, ValueError: missing data; a video without any object.
     """
     if dataset != 'youtube_objects':
-        return videos.resolve(root, dataset)
-    if os.path.isfile(os.path.join(root, 'all.txt')):
-        return root
-    raise FileNotFoundError(
-        f'no {root}/all.txt: expected Images/, Labels/ and all.txt, which '
-        'python -m OSMN.videos --task=youtube_objects writes'
-    )
-
-
-def find(root: str, dataset: str, split: str = '', names: str | None = None, year: str = '2017'):
-    """[Video] of a split, or of the sequences `names` (a,b); see common/videos.py."""
-    if dataset != 'youtube_objects':
-        return videos.find(root, dataset, split, names, year)
-    with open(os.path.join(root, 'all.txt')) as f:
+        return driver.find(root, dataset, split, names, year)
+    path = os.path.join(root, 'all.txt')
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'no {path}: expected Images/, Labels/ and all.txt, which '
+            'python -m OSMN.videos --task=youtube_objects writes'
+        )
+    with open(path) as f:
         names = names.split(',') if names else f.read().split()
     found = [_youtube_objects(root, name) for name in names]
-    return videos.with_objects([video for video in found if len(video.frames) > 1])
+    return driver.with_objects([video for video in found if len(video.frames) > 1])
 
 
 def _youtube_objects(root, name):
@@ -58,7 +69,7 @@ def _youtube_objects(root, name):
     for folder in folders:
         if not os.path.isdir(folder):
             raise FileNotFoundError(f'{root}/all.txt names {name}, {folder} is not there')
-    images, labels = (sorted(os.path.join(f, n) for n in os.listdir(f)) for f in folders)
+    images, labels = (files.listed(folder, masks.IMAGE_ENDINGS) for folder in folders)
     if [stem(path) for path in images] != [stem(path) for path in labels]:
         raise ValueError(f'{name}: {len(images)} images and {len(labels)} labels do not pair up')
     truth = [(stem(path), path) for path in labels]
@@ -69,7 +80,7 @@ def _youtube_objects(root, name):
 def split_davis(root: str, output: str) -> int:
     """Writes Annotations/480p_split/<sequence>/<id>/<frame>.png and Annotations/480p_all/
     <sequence>/<frame>.png, 0 and 255; returns the number of files."""
-    root, count = davis.resolve(root), 0
+    root, count = davis.resolve(root, '2017'), 0
     for name in sorted(os.listdir(os.path.join(root, 'Annotations', '480p'))):
         paths = davis.masks(root, name)
         ids = [int(n) for n in np.unique(masks.read_mask(paths[0])) if 0 < n < 255]
@@ -86,34 +97,36 @@ def split_davis(root: str, output: str) -> int:
 
 def prepare_youtube_objects(root: str, output: str) -> int:
     """Writes Images/<class>_<video>/, Labels/<class>_<video>/ (0 and 255) and all.txt from
-    <class>/data/<video>/shots/001/{images,labels}; returns the number of pictures.
+    <class>/data/<video>/shots/001/{images,labels}; returns the number of images.
 
     Raises:
-      FileNotFoundError: no such folders; a picture without its label.
+      FileNotFoundError: no such folders; an image without its label.
     """
     names, count = [], 0
     for kind in sorted(os.listdir(root)):
         inner = os.path.join(root, kind, 'data')
         for video in sorted(os.listdir(inner)) if os.path.isdir(inner) else ():
             shot = os.path.join(inner, video, 'shots', '001')
+            if not os.path.isdir(os.path.join(shot, 'images')):
+                raise FileNotFoundError(f'no {shot}/images: expected the raw set, as {RAW}')
             name = f'{kind}_{video}'
             names.append(name)
-            for file in sorted(os.listdir(os.path.join(shot, 'images'))):
-                image = masks.read_image(os.path.join(shot, 'images', file))
-                label = masks.read_image(os.path.join(shot, 'labels', stem(file) + '.jpg'))
-                for folder, picture in (
-                    ('Images', image),
-                    ('Labels', (label[..., :1] > 127) * 255),
-                ):
-                    os.makedirs(os.path.join(output, folder, name), exist_ok=True)
-                    path = os.path.join(output, folder, name, stem(file) + '.png')
-                    masks.write_image(path, picture.astype(np.uint8))
+            for folder in ('Images', 'Labels'):
+                os.makedirs(os.path.join(output, folder, name), exist_ok=True)
+            for source in files.listed(os.path.join(shot, 'images'), masks.IMAGE_ENDINGS):
+                image = masks.read_image(source)
+                label = masks.read_image(os.path.join(shot, 'labels', stem(source) + '.jpg'))
+                label = ((label[..., :1] > 127) * 255).astype(np.uint8)
+                masks.write_image(
+                    os.path.join(output, 'Images', name, stem(source) + '.png'), image
+                )
+                masks.write_image(
+                    os.path.join(output, 'Labels', name, stem(source) + '.png'), label
+                )
                 count += 1
     if not names:
-        raise FileNotFoundError(f'no <class>/data/<video>/shots/001/images in {root}')
-    with open(os.path.join(output, 'all.txt.tmp'), 'w') as f:
-        f.write('\n'.join(names) + '\n')
-    os.replace(os.path.join(output, 'all.txt.tmp'), os.path.join(output, 'all.txt'))
+        raise FileNotFoundError(f'no {RAW} in {root}')
+    files.write_text(os.path.join(output, 'all.txt'), '\n'.join(names) + '\n')
     return count
 
 
@@ -121,43 +134,61 @@ def merge(found: list, output_path: str, cfg) -> int:
     """Writes the masks of videos from scores/<name>/<id>/<frame>.npy; returns their number.
 
     Raises:
-      FileNotFoundError: no scores of a video.
+      FileNotFoundError: no scores of a video, or of one of its frames.
     """
-    from . import evaluate
-
     count = 0
     for video in found:
-        folder = os.path.join(output_path, 'scores', video.name)
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f'no {folder}: run OSMN.evaluate with --save_score')
-        ids = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
-        for path in video.frames:
-            paths = {n: os.path.join(folder, str(n), stem(path) + '.npy') for n in ids}
-            maps = {
-                n: np.load(p)
-                for n, p in paths.items()
-                if os.path.isfile(p) and stem(path) in video.shown.get(n, (stem(path),))
-            }
-            shape = masks.read_image(path).shape[:2]
-            mask = evaluate.merged(maps, cfg) if maps else np.zeros(shape, np.uint8)
-            os.makedirs(os.path.join(output_path, video.folder), exist_ok=True)
-            target = os.path.join(output_path, video.folder, stem(path) + '.png')
-            masks.write_mask(target, guides.resize_mask(mask, shape))
-            count += 1
+        first = inference.first_masks(video.given)
+
+        def results(video=video, first=first):
+            for t, path in enumerate(video.frames):
+                maps = scores(video, stem(path), t, output_path)
+                yield inference.whole_ids(maps, cfg, masks.read_image(path).shape[:2], first.get(t))
+
+        driver.write_masks(video, results(), output_path)
+        count += len(video.frames)
     return count
 
 
-def first_run(online_path: str) -> str:
-    """The first finished training in a folder of online trainings: its settings are those of
-    all."""
-    entries = os.scandir(online_path) if os.path.isdir(online_path) else ()
-    folders = sorted(entry.path for entry in entries if entry.is_dir())
-    if not folders:
-        raise FileNotFoundError(
-            f'no online trainings in {os.path.abspath(online_path)}; python -m OSMN.online '
-            'writes them'
-        )
-    return folders[0]
+def scores(video, frame: str, t: int, output_path: str) -> dict:
+    """{object id: float32 [h, w]} that evaluate --save_score wrote of frame number t; {} before
+    any object starts.
+
+    Raises:
+      FileNotFoundError: an object that has started has none.
+    """
+    maps = {}
+    for number, start in driver.starts(video.given).items():
+        if start > t:
+            continue
+        path = os.path.join(output_path, 'scores', video.name, str(number), frame + '.npy')
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'no {path}: run OSMN.evaluate with --save_score')
+        try:
+            maps[number] = np.load(path)
+        except ValueError as error:
+            raise ValueError(f'{path} holds no probabilities: {error}') from None
+    return dict(sorted(maps.items()))
+
+
+def merge_settings(args):
+    """The settings of merge: those of --checkpoint or --preset, else what evaluate noted beside
+    the probabilities; --year and --set rule over both.
+
+    Raises:
+      FileNotFoundError: nothing was noted there and neither flag is given.
+    """
+    path = os.path.join(args.output_path, 'scores', 'settings.json')
+    if not args.checkpoint and not args.preset:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f'no {os.path.abspath(path)}, which OSMN.evaluate --save_score writes: give the '
+                '--checkpoint (or --preset) whose threshold the masks are merged by'
+            )
+        noted = files.read_json(path)
+        args.preset, args.year = 'full', args.year or noted['year']
+        args.set = [f'threshold={noted["threshold"]}', *args.set]
+    return cli.configure(args, get_config, args.checkpoint)
 
 
 @cli.program
@@ -169,18 +200,22 @@ def main(argv=None):
     flags.add_argument('--output_path', required=True)
     flags.add_argument('--dataset', choices=DATASETS, default='davis', help='of merge')
     flags.add_argument('--split', default='', help='of merge')
+    flags.add_argument('--year', choices=('2016', '2017'), help='of merge: as evaluated')
     flags.add_argument('--sequences', help='of merge: a,b')
+    flags.add_argument('--checkpoint', help='of merge: take the threshold of these weights')
+    flags.set_defaults(device='cpu')
     args = flags.parse_args(argv)
-    args.device = 'cpu'
-    cfg = cli.configure(args, get_config)
-    root, output = cli.data_root(args, cfg), cli.writable(args.output_path)
+    root, output = cli.data_root(args, None), cli.writable(args.output_path)
     if args.task == 'merge':
-        root = resolve(root, args.dataset)
-        count = merge(find(root, args.dataset, args.split, args.sequences, cfg.year), output, cfg)
+        cfg = merge_settings(args)
+        found = find(root, args.dataset, args.split, args.sequences, cfg.year)
+        count = merge(found, output, cfg)
+        print(f'merged by a threshold of {cfg.threshold}')
+    elif args.task == 'split_davis':
+        count = split_davis(root, output)
     else:
-        task = {'youtube_objects': prepare_youtube_objects, 'split_davis': split_davis}[args.task]
-        count = task(root, output)
-    print(f'{args.task}: {count} pictures in {output}', flush=True)
+        count = prepare_youtube_objects(root, output)
+    print(f'{args.task}: {count} images in {output}', flush=True)
 
 
 if __name__ == '__main__':
