@@ -64,12 +64,29 @@ def scaled(channels: int, cfg) -> int:
 
 
 def conv(
-    x, channels: int, size: int, name: str, cfg, stride: int = 1, padding: str = 'SAME',
-    rate: int = 1, bias: bool = False, gain: float = 1.0,
-) -> tf.Tensor:  # fmt: skip
+    x: tf.Tensor,
+    channels: int,
+    size: int,
+    name: str,
+    cfg,
+    stride: int = 1,
+    padding: str = 'SAME',
+    rate: int = 1,
+    bias: bool = False,
+    gain: float = 1.0,
+) -> tf.Tensor:
     """Convolution: float32 [B, h, w, C] -> [B, h', w', channels].
 
-    Args: rate: dilation.
+    Args:
+      x: float32 [B, h, w, C].
+      channels: of the output.
+      size: side of the kernel.
+      name: of the variables' scope.
+      cfg: uses device.
+      stride: cells.
+      padding: 'SAME' or 'VALID'.
+      rate: dilation.
+      bias: whether a bias is added.
       gain: factor on the bound of the weights' uniform start, 1 / sqrt(inputs of a unit), which is
         PyTorch 0.4's.
     """
@@ -120,17 +137,27 @@ def _tap_gradients(x, dy, rate):
     return tf.reshape(tf.stack(taps), [3, 3, channels, outputs])
 
 
-def batch_norm(x: tf.Tensor, name: str, training: bool, cfg) -> tf.Tensor:
-    """Batch normalisation, float32 [B, h, w, C]: by the batch's statistics while training, which go
-    to the collection STATISTICS (see moving_updates()), else by the moving ones."""
-    channels = x.shape.as_list()[-1]
-    zeros, ones = tf.zeros_initializer, tf.ones_initializer
-    starts = dict(gamma=ones, beta=zeros, moving_mean=zeros, moving_variance=ones)
+def batch_norm(x: tf.Tensor, name: str, training: bool, cfg, start: str = 'ones') -> tf.Tensor:
+    """Batch normalization, float32 [B, h, w, C]: by the batch's statistics while training, which go
+    to the collection STATISTICS (see moving_updates()), else by the moving ones.
+
+    Args:
+      x: float32 [B, h, w, C].
+      name: of the variables' scope.
+      training: whether the batch's statistics are used.
+      cfg: uses device.
+      start: of gamma: 'ones' (PT resnet.py), or 'uniform' in [0, 1], PyTorch 0.4.1's default.
+    """
+    channels = [x.shape.as_list()[-1]]
+    zeros, ones = tf.zeros_initializer(), tf.ones_initializer()
+    uniform = tf.random_uniform_initializer(0.0, 1.0)
     with npu.keep_float32(cfg), tf.variable_scope(name):
-        gamma, beta, mean, variance = (
-            tf.get_variable(key, [channels], tf.float32, start(), trainable='moving' not in key)
-            for key, start in starts.items()
+        gamma = tf.get_variable(
+            'gamma', channels, tf.float32, uniform if start == 'uniform' else ones
         )
+        beta = tf.get_variable('beta', channels, tf.float32, zeros)
+        mean = tf.get_variable('moving_mean', channels, tf.float32, zeros, trainable=False)
+        variance = tf.get_variable('moving_variance', channels, tf.float32, ones, trainable=False)
         if not training:
             factor = gamma * tf.rsqrt(variance + BN_EPSILON)
             return x * factor + (beta - mean * factor)

@@ -668,7 +668,8 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     tf.train.update_checkpoint_state(folder, prefix)
     _forget_paths(folder)
     if settings is not None:
-        saved = {**settings, 'trained_on': [f'imported {os.path.basename(source)}']}
+        origin = settings.get('trained_on') or [f'imported {os.path.basename(source)}']
+        saved = {**settings, 'trained_on': origin}
         text = json.dumps(saved, indent=1, sort_keys=True)
         files.write_text(os.path.join(folder, 'config.json'), text)
     return prefix

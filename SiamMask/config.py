@@ -8,13 +8,48 @@ is set with `--set name=value`; `--config FILE` takes a config.json of the origi
 
 from __future__ import annotations
 
-import json
 import os
 
 from easydict import EasyDict
 
+from common import files
+
 PRESETS = ('full', 'sharp', 'performance', 'smoke', 'smoke_sharp')
-HYPER = {  # penalty_k, window_influence, rate, mask threshold (PT experiments/*/config*.json)
+NETWORK = ('variant', 'channels', 'blocks', 'optimizer')  # settings that make another checkpoint
+RANGES = {
+    'pairs': (1, float('inf')),
+    'template_scale': (0, 0.9),
+    'search_scale': (0, 0.9),
+    'search_blur': (0, 1),
+    'negative': (0, 1),
+    'inner_negative': (0, 1),
+    'gray': (0, 1),
+    'positive_iou': (0, 1),
+    'negative_iou': (0, 1),
+    'positives': (1, float('inf')),
+    'warmup_epochs': (0, 19),
+    'unfreeze': (0, 1),
+    'momentum': (0, 1),
+    'clip': (0, float('inf')),
+    'highest_loss': (0, float('inf')),
+    'cls_weight': (0, float('inf')),
+    'loc_weight': (0, float('inf')),
+    'mask_weight': (0, float('inf')),
+    'penalty_k': (-1, float('inf')),
+    'window_influence': (-1, 1),
+    'tracker_rate': (-1, float('inf')),
+    'mask_threshold': (-1, 1),
+    'checkpoint_steps': (0, float('inf')),
+}
+PRETRAINED = {
+    'file': 'models/resnet.model',  # below the data path or this folder
+    'what': 'the ResNet-50 with 3x3 shortcuts that the authors trained on ImageNet, resnet.model, '
+            '174 MB, from http://www.robots.ox.ac.uk/~qwang/resnet.model',
+    'how': 'Convert it (python -m SiamMask.convert --source=resnet.model '
+           '--output=resnet/model.ckpt)',
+}  # of checkpoint_to_start_from()
+TRACKING = ('penalty_k', 'window_influence', 'tracker_rate', 'mask_threshold')
+HYPER = {  # values of TRACKING (PT experiments/*/config*.json)
     'base': (0.09, 0.39, 0.38, 0.30),  # tracker_config.py, which base/config.json leaves alone
     'vot': (0.04, 0.42, 0.25, 0.30),
     'vot18': (0.10, 0.41, 0.32, 0.15),
@@ -52,6 +87,7 @@ def _full():
         # data
         dataset='crops',             # what sample_data.py draws and prepare.py cuts
         datasets=BASE_SETS,          # [name, pairs a cycle (0: videos), frame range, json] (PT)
+        year='2017',                 # DAVIS convention: '2016' one object, '2017' several
         pairs=600000,                # pairs an epoch (PT "num")
         search_size=255,             # px, search crop while training; 143 for sharp (PT)
         base_size=8,                 # cells added to (search - template) / stride + 1 (PT)
@@ -62,7 +98,7 @@ def _full():
         search_blur=0.18,            # probability (PT)
         negative=0.2,                # share of pairs of two objects (PT "neg")
         inner_negative=0.0,          # of those, share from one set (PT "inner_neg")
-        gray=0.25,                   # share of grey pairs (PT)
+        gray=0.25,                   # share of gray pairs (PT)
         positive_iou=0.6,            # anchors above are positive (PT thr_high)
         negative_iou=0.3,            # anchors below are negative (PT thr_low)
         positives=16,                # anchors kept an image (PT)
@@ -74,7 +110,10 @@ def _full():
         channels=1.0,                # factor on all channels but the last layers'
         blocks=[3, 4, 6],            # bottlenecks of layer1..layer3 (ResNet-50)
         scratch=False,               # no ImageNet weights: the whole backbone trains, BN too
+        norm_start='uniform',        # gamma of neck and branches U(0, 1) (PyTorch 0.4.1); 'ones'
         # training
+        from_scratch=False,          # random weights where published ones are expected
+        optimizer='sgd',             # PT; 'adam' (TFP --optimizer), betas 0.9 and 0.999
         batch_size=64,               # pairs a card a step (PT: 4 cards of 16)
         train_epochs=20,             # of `pairs` pairs (PT)
         train_steps=0,               # updates; 0: from train_epochs
@@ -84,7 +123,7 @@ def _full():
         warmup_epochs=5,             # of the 20 of the schedule (PT)
         unfreeze=0.5,                # share of the training after which layer2, layer3 train (PT)
         backbone_rate=0.1,           # factor of the rate of layer2 and layer3 (PT)
-        momentum=0.9,                # SGD (PT)
+        momentum=0.9,                # of optimizer 'sgd' (PT)
         weight_decay=1e-4,           # of everything trained, after the clipping (PT)
         clip=10.0,                   # global norm of the gradients (PT)
         highest_loss=1e4,            # above it, or not finite, an update is left out (PT)
@@ -99,8 +138,8 @@ def _full():
         # run
         seed=123456,                 # PT siam_mask_dataset.py
         log_steps=20,                # updates a progress line
-        checkpoint_steps=1000,       # updates a checkpoint (TFP SAVE_MAX)
-        keep_checkpoints=20,         # newest kept; PT chooses among its 20
+        checkpoint_steps=0,          # updates a checkpoint; 0: one an epoch of the schedule (PT)
+        keep_checkpoints=20,         # newest kept (TFP SAVE_MAX); PT chooses among its 20
         iterations_per_loop=1,       # updates a call on the NPU
         precision_mode='allow_mix_precision',  # NPU; on CPU always float32
         loss_scale='dynamic',        # 'dynamic' (2^32, ascend.md g), 'none' or a number
@@ -118,12 +157,13 @@ def _sharp():  # PT experiments/siammask_sharp, from the best base checkpoint
 
 
 def _performance():
-    return dict(train_steps=500, log_steps=50, checkpoint_steps=500)
+    return dict(from_scratch=True, train_steps=500, log_steps=50, checkpoint_steps=500)
 
 
 def _smoke():
     return dict(
-        channels=0.25, blocks=[1, 2, 2], scratch=True, batch_size=8, train_steps=200,
+        channels=0.25, blocks=[1, 2, 2], norm_start='ones', from_scratch=True, scratch=True,
+        batch_size=8, train_steps=200,
         pairs=1600, learning_rate=0.08, end_learning_rate=0.02, warmup_rate=0.02, workers=2,
         search_shift=32.0,
         log_steps=10, checkpoint_steps=100, keep_checkpoints=2,
@@ -172,25 +212,27 @@ def from_json(cfg: EasyDict, path: str) -> EasyDict:
     Raises:
       FileNotFoundError: no such file. ValueError: no JSON; a key or value that this network lacks.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'--config: no such file: {os.path.abspath(path)}')
-    with open(path) as f:
-        try:
-            tree = json.load(f)
-        except ValueError as error:
-            raise ValueError(f'{path} is no JSON: {error}') from None
+    tree = files.read_json(path)
+    if not isinstance(tree, dict) or not all(
+        isinstance(tree.get(part, {}), dict) for part in ('train_datasets', 'lr')
+    ):
+        raise ValueError(f'{path}: no config.json of SiamMask; see SiamMask/config/config.json')
     tree.pop('val_datasets', None)  # read by nothing in the original either
     sets = tree.get('train_datasets', {}).pop('datasets', None)
     if sets:
-        cfg.datasets = [_set(name, entry) for name, entry in sets.items()]
-    ready = {'lr.warmup.end_lr', 'train_datasets.size', 'hp.out_size'}  # follow from the others
+        cfg.datasets = _data_sets(sets, path)
+    derived = ('lr.warmup.end_lr', 'train_datasets.size', 'hp.out_size')  # follow from the others
     for key, value in _flat(tree):
         if key == 'loss.weight':
-            cfg.cls_weight, cfg.loc_weight, cfg.mask_weight = (float(v) for v in value)
+            names = ('cls_weight', 'loc_weight', 'mask_weight')
+            if not isinstance(value, list) or len(value) != len(names):
+                raise ValueError(f'{path}: {key} = {value!r}: expected three weights: {names}')
+            cfg.update(
+                {name: _converted(weight, 0.0, key, path) for name, weight in zip(names, value)}
+            )
         elif key in JSON_KEYS:
-            name = JSON_KEYS[key]
-            cfg[name] = type(cfg[name])(value)
-        elif key not in ready and FIXED.get(key, key) != value:
+            cfg[JSON_KEYS[key]] = _converted(value, cfg[JSON_KEYS[key]], key, path)
+        elif key not in derived and (key not in FIXED or FIXED[key] != value):
             raise ValueError(f'{path}: {key} = {value!r}: not a setting of this network')
     if 'lr' in tree and 'warmup' not in tree['lr']:
         cfg.warmup_epochs = 0
@@ -198,9 +240,37 @@ def from_json(cfg: EasyDict, path: str) -> EasyDict:
     return cfg
 
 
-def _set(name, entry):
-    anno = os.path.basename(entry.get('anno', 'train.json'))
-    return [name, int(entry.get('num_use', 0)), int(entry.get('frame_range', 100)), anno]
+def tracking_settings(path: str) -> dict:
+    """{setting of TRACKING: value} that a config.json of the original names."""
+    cfg = from_json(get_config(), path)
+    return {name: cfg[name] for name in TRACKING if cfg[name] >= 0}
+
+
+def _converted(value, old, key, path):
+    """`value` as the type of the setting's old value."""
+    try:
+        return type(old)(value)
+    except (TypeError, ValueError):
+        raise ValueError(f'{path}: {key} = {value!r}: expected a number like {old!r}') from None
+
+
+def _data_sets(sets, path):
+    """Settings `datasets` of the original's; ValueError where they have another form."""
+    try:
+        return [
+            [
+                name,
+                int(entry.get('num_use', 0)),
+                int(entry.get('frame_range', 100)),
+                os.path.basename(entry.get('anno', 'train.json')),
+            ]
+            for name, entry in sets.items()
+        ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: train_datasets.datasets: expected '
+            f'{{name: {{anno, num_use, frame_range}}}} ({error})'
+        ) from None
 
 
 def _flat(tree, prefix=''):

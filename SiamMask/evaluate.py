@@ -5,345 +5,259 @@
     python -m SiamMask.evaluate --data_path=DAVIS --dataset=davis --checkpoint=run [--overlay]
 
 VOT: by the supervised protocol, results in <output_path>/<tracker>/baseline/<video>/<video>_001.txt
-as the official toolkits read them; a video that has its file is not tracked again. --sweep takes
-every checkpoint of a folder, --search=penalty_k=0.08,0.13,0.01 (once a parameter) a grid of
-settings. davis and youtube_vos: every object from its first mask's box, masks as palette PNGs.
+as the official toolkits read them; a video that has its file is not tracked again. davis and
+youtube_vos: every object from its first mask's box, masks as palette PNGs. --sweep takes every
+checkpoint of a folder, --search=penalty_k=0.08,0.13,0.01 (once a parameter) a grid of settings
+(tune_vot.py, tune_vos.py). --hyper, --config and --set win over what the checkpoint was saved with.
 """
 
 from __future__ import annotations
 
-import glob
 import itertools
-import json
 import os
-import random
 import sys
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
-from common import davis, masks, metrics, youtube_vos
+from common import davis, files, masks, metrics, videos, weights
+from common.files import stem
 
-from . import cli, demo, npu, tracker, vot
-from .config import get_config
+from . import cli, evaluate_vot, inference, tracker, vot
+from .config import HYPER, TRACKING, get_config, tracking_settings
 
-SEARCHED = ('penalty_k', 'window_influence', 'tracker_rate')
-THRESHOLDS = (0.30, 0.35, 0.40, 0.45)  # of mean IoU (PT tools/test.py)
-
-
-def track_set(network, sequences: list, hyper: dict, folder: str, boxes: bool = False) -> dict:
-    """{sequence: [run]} of one tracker, read where its file is there, else tracked and written."""
-    result = {}
-    for sequence in sequences:
-        name = sequence['name']
-        path = os.path.join(folder, 'baseline', name, f'{name}_001.txt')
-        if not os.path.isfile(path):
-            vot.write_run(path, tracker.supervised(network, sequence, hyper, True, boxes))
-            print(f'{name}: {len(sequence["frames"])} frames, {path}', flush=True)
-        result[name] = vot.read_runs(folder, sequence)
-    return result
+DATASETS = ('vot', 'davis', 'youtube_vos')
+THRESHOLDS = np.arange(0.30, 0.81, 0.05)  # of mean IoU (PT tools/tune_vos.py)
 
 
-def interval_of(path: str) -> tuple:
-    """(name, (low, high)) of EAO for a data path that names its year; VOT2018's otherwise."""
-    found = [year for year in vot.INTERVALS if year in os.path.abspath(path)]
-    return (found[-1], vot.INTERVALS[found[-1]]) if found else ('', vot.LEGACY)
+def run(options, cfg) -> dict:
+    """Tracks, scores and draws.
+
+    Args:
+      options: flags of arguments() as attributes; data_path and dataset are set.
+      cfg: settings of the network.
+
+    Returns:
+      {tracker: scores}: of VOT accuracy, robustness, eao ...; of the others `global`,
+      `per_sequence` ..., {} without ground truth.
+    """
+    if options.dataset == 'vot':
+        return evaluate_vot.run(options, cfg, benchmark(options, cfg))
+    found = videos.find(
+        options.data_path, options.dataset, options.split, options.sequences, cfg.year
+    )
+    most = max(len(videos.numbers(video.given)) for video in found)
+    todo = evaluate_vot.trackers(options, cfg, benchmark(options, cfg))
+    rows = {}
+    for prefix, same in itertools.groupby(todo, lambda each: each.checkpoint):
+        with inference.load(prefix, cfg, most) as network:
+            for each in same:
+                folder = cli.writable(options.output_path)
+                if len(todo) > 1:
+                    folder = cli.writable(os.path.join(folder, each.name))
+                rows[each.name] = segment_videos(found, network, each, folder, options, cfg)
+    return rows
 
 
-def score_vot(sequences: list, runs: dict, data_path: str, folder: str) -> dict:
-    """Scores of one tracker, written to `folder`: results.json, eao.png, overlap.png."""
-    _, interval = interval_of(data_path)
-    found = vot.score(sequences, runs, interval)
-    found['eao_legacy'] = vot.eao(found['curve'], vot.LEGACY)
-    met = {
-        s['name']: vot.run_overlaps(runs[s['name']][0], s, (s['width'], s['height']))
-        for s in sequences
-    }
-    every = np.concatenate([overlap[1:] for overlap in met.values()])
-    found['mean_overlap'] = float(np.nan_to_num(every).mean())
-    curve = found.pop('curve')
-    plain = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in found.items()}
-    plain['interval'], plain['curve'] = interval, [float(v) for v in curve]
-    npu.replace_file(os.path.join(folder, 'results.json'), json.dumps(plain, indent=1))
-    lines = {'expected overlap': curve}
-    masks.write_image(os.path.join(folder, 'eao.png'), demo.plot(lines, 'frames', interval))
-    shown = dict(list(met.items())[:6])
-    masks.write_image(os.path.join(folder, 'overlap.png'), demo.plot(shown, 'frame'))
-    return found
+def segment_videos(found: list, network, each, folder: str, options, cfg) -> dict:
+    """Segments videos with one tracker and scores them; results.json has the mean IoU at several
+    thresholds (PT MultiBatchIouMeter) beside J and F.
 
+    Args:
+      found: of common.videos.find().
+      network: of inference.load().
+      each: the evaluate_vot.Tracker.
+      folder: of the results. In a search, one that has results.json is kept, so that several
+        processes can share it.
+      options: flags.
+      cfg: of the network.
 
-def table(rows: dict) -> str:
-    """Tracker, accuracy, robustness, lost, EAO, best EAO first."""
-    best = sorted(rows.items(), key=lambda r: -np.nan_to_num(r[1]['eao']))
-    lines = [f'{"tracker":36s} accuracy robustness   lost    EAO  EAO 100-356']
-    for name, r in best[:20]:
-        lines.append(
-            f'{name:36s} {r["accuracy"]:8.3f} {r["robustness"]:10.3f} {r["lost"]:6.1f} '
-            f'{r["eao"]:6.3f} {r["eao_legacy"]:7.3f}'
+    Raises:
+      ValueError: the folder has results of something else.
+    """
+    if options.search or options.sweep:
+        made = {
+            'checkpoint': files.fingerprint(f'{each.checkpoint}.index'),
+            'videos': [video.name for video in found],
+            'year': cfg.year,
+            **each.hyper,
+        }
+        files.claim(folder, made)
+        done = os.path.join(folder, 'results.json')
+        if os.path.isfile(done):
+            return files.read_json(done)
+    shares = {}
+
+    def segment(video):
+        steps = tracker.segment(
+            network, videos.Frames(video.frames), video.given, each.hyper, last_frames(video)
         )
-    return '\n'.join(lines)
+        for t, (ids, states) in enumerate(steps):
+            for number, row in ious(video, t, states).items():
+                shares.setdefault(f'{video.name}_{number}', []).append(row)
+            yield ids
+
+    set_name = options.split or ('val' if options.dataset == 'davis' else 'valid')
+    results = videos.evaluate(
+        found,
+        segment,
+        folder,
+        settings={**cfg, **each.hyper},
+        set_name=set_name,
+        overlay=options.overlay,
+    )
+    for name, values in shares.items():
+        if name in results.get('per_sequence', {}):
+            means = np.mean(values, axis=0)
+            results['per_sequence'][name].update(
+                {f'IoU@{v:.2f}': float(mean) for v, mean in zip(THRESHOLDS, means)}
+            )
+    if results:
+        metrics.write_results(results, folder, set_name)
+    return results
 
 
-def trackers(args, cfg) -> list[tuple]:
-    """[(name, checkpoint prefix, hyper-parameters)] of --checkpoint, --sweep and --search."""
-    prefixes = [cli.checkpoint_prefix(args.checkpoint)]
-    if args.sweep:
-        found = glob.glob(os.path.join(os.path.dirname(prefixes[0]), '*.index'))
-        prefixes = sorted({p[: -len('.index')] for p in found}, key=lambda p: (len(p), p))
-    hyper = tracker.hyper_parameters(cfg, benchmark(args, cfg))
-    kind = 'box' if args.boxes else 'mask' if cfg.variant == 'base' else 'mask_refine'
-    plain = [(f'{cfg.name}_{kind}_{os.path.basename(p)}', p, hyper) for p in prefixes]
-    if not args.search:
-        return plain
-    grid = {}
-    for text in args.search:
-        key, _, values = text.partition('=')
-        if key not in SEARCHED or len(values.split(',')) != 3:
-            raise ValueError(f'--search {text}: expected start,stop,step of {", ".join(SEARCHED)}')
-        grid[key] = [float(v) for v in np.arange(*map(float, values.split(',')))]
-    points, result = list(itertools.product(*grid.values())), []
-    random.Random(os.getpid()).shuffle(points)  # several processes share a search
-    for base, prefix, hyper in plain:
-        for values in points:
-            chosen = dict(zip(grid, values))
-            label = ''.join(f'_{k}{v:.3f}' for k, v in chosen.items())
-            result.append((base + label, prefix, {**hyper, **chosen}))
+def last_frames(video) -> dict:
+    """{object id: number of the last frame that may show it}, of objects that not all frames
+    may."""
+    order = {stem(path): t for t, path in enumerate(video.frames)}
+    return {number: max(order[name] for name in names) for number, names in video.shown.items()}
+
+
+def ious(video, t: int, states: dict) -> dict:
+    """{object id: IoU at each of THRESHOLDS} in frame t, for objects that began before and do not
+    end with it; {} without ground truth."""
+    path = dict(video.truth).get(stem(video.frames[t]))
+    if path is None or not states:
+        return {}
+    begins, ends = videos.starts(video.given), last_frames(video)
+    maps = np.stack([state['mask'] for state in states.values()])
+    best, probability = maps.argmax(0), maps.max(0)
+    truth = masks.read_mask(path)
+    result = {}
+    for i, number in enumerate(states):
+        if begins[number] < t < ends.get(number, len(video.frames) - 1):
+            wanted = videos.binary(truth, 0 if video.union else number)
+            result[number] = [
+                metrics.db_eval_iou(wanted, (best == i) & (probability > threshold))
+                for threshold in THRESHOLDS
+            ]
     return result
 
 
-def claim(folder: str, prefix: str, hyper: dict) -> None:
-    """Notes in `folder` what its results are of; ValueError where they are of something else."""
-    path = os.path.join(folder, 'settings.json')
-    changed = os.stat(f'{prefix}.index').st_mtime
-    text = json.dumps({'checkpoint': prefix, 'written': changed, **hyper}, indent=1)
-    if os.path.isfile(path):
-        with open(path) as f:
-            if f.read() != text:
-                raise ValueError(
-                    f'{folder} has results of another checkpoint or of other settings '
-                    '(settings.json): choose another --output_path'
-                )
-    npu.replace_file(path, text)
-
-
-def benchmark(args, cfg) -> str:
+def benchmark(options, cfg) -> str:
     """Row of config.HYPER: --hyper, else by network and data set."""
-    if args.hyper:
-        return args.hyper
-    if args.dataset != 'vot':
+    if options.hyper:
+        return options.hyper
+    if options.dataset != 'vot':
         return 'davis'
     return 'vot' if cfg.variant == 'sharp' else 'base'
 
 
-def run_vot(args, cfg, output_path: str) -> dict:
-    """{tracker: scores} of --results, or of what --checkpoint and its like track."""
-    path = args.data_path
-    sequences = vot.load(path)
-    if args.sequences:
-        sequences = [s for s in sequences if s['name'] in args.sequences.split(',')]
-        if not sequences:
-            raise ValueError(f'--sequences={args.sequences}: none of them is in {path}')
-    rows = {}
-    if args.results:
-        folders = sorted(glob.glob(os.path.join(args.results, args.tracker_prefix + '*')))
-        folders = [f for f in folders if os.path.isdir(os.path.join(f, 'baseline'))]
-        folders = folders or [args.results]
-        for folder in folders:
-            runs = {s['name']: vot.read_runs(folder, s) for s in sequences}
-            name = os.path.basename(os.path.abspath(folder))
-            own = cli.writable(os.path.join(output_path, name))
-            rows[name] = score_vot(sequences, runs, path, own)
-        return rows
-    network = made = None
-    for name, prefix, hyper in trackers(args, cfg):
-        if prefix != made:
-            network, made = tracker.Network(cfg, prefix), prefix
-        folder = cli.writable(os.path.join(output_path, name))
-        claim(folder, prefix, hyper)
-        runs = track_set(network, sequences, hyper, folder, args.boxes)
-        rows[name] = score_vot(sequences, runs, path, folder)
-    return rows
-
-
-def find_videos(root: str, dataset: str, split: str, names: str | None, year: str) -> list[dict]:
-    """[{name, frames, given {frame number: ids}, truth {frame number: path}}] of a VOS data set;
-    an object starts in the first mask that shows it."""
-    result, asked = [], names.split(',') if names else None
-    reader, args = (davis, ()) if dataset == 'davis' else (youtube_vos, (split or 'valid',))
-    if dataset == 'davis':
-        root = davis.resolve(root)
-        listed = asked or davis.sequences(root, split or 'val', year)
-    else:
-        listed = asked or youtube_vos.sequences(root, *args)
-    for name in listed:
-        frames = reader.frames(root, name, *args)
-        places = {os.path.splitext(os.path.basename(p))[0]: t for t, p in enumerate(frames)}
-        truth = {places[os.path.splitext(os.path.basename(p))[0]]: p
-                 for p in reader.masks(root, name, *args)}  # fmt: skip
-        seen, given = set(), {}
-        for t in [min(truth)] if dataset == 'davis' else sorted(truth):
-            ids = _ids(truth[t], year if dataset == 'davis' else '2017')
-            new = set(np.unique(ids).tolist()) - {0} - seen
-            if new:
-                given[t] = np.where(np.isin(ids, sorted(new)), ids, 0).astype(np.uint8)
-                seen |= new
-        if not seen:
-            raise ValueError(f'{name}: the masks show no object')
-        ends = {}
-        if dataset == 'youtube_vos':  # the last frame that meta.json lists
-            shown = youtube_vos.objects(root, name, *args)
-            ends = {n: max(places[stem] for stem in stems) for n, stems in shown.items()}
-        result.append(dict(name=name, frames=frames, given=given, truth=truth, ends=ends))
-    return result
-
-
-def _ids(path, year):
-    mask = masks.read_mask(path)
-    if year == '2016':
-        return ((mask > 0) & (mask < 255)).astype(np.uint8)
-    return np.where(mask == 255, 0, mask).astype(np.uint8)
-
-
-def run_vos(args, cfg, output_path: str) -> dict:
-    """Segments, writes masks, scores (where there are masks to compare with), draws."""
-    videos = find_videos(args.data_path, args.dataset, args.split, args.sequences, args.year)
-    hyper = tracker.hyper_parameters(cfg, benchmark(args, cfg))
-    most = max(len({*np.concatenate([np.unique(m) for m in v['given'].values()])}) for v in videos)
-    network = tracker.Network(cfg, args.checkpoint, most - 1)
-    rows = {}
-    for video in videos:
-        folder = cli.writable(os.path.join(output_path, 'masks', video['name']))
-        shares = {}
-        frames = map(masks.read_image, video['frames'])
-        steps = tracker.segment(network, frames, video['given'], hyper, video['ends'])
-        for t, (_, ids, states) in enumerate(steps):
-            stem = os.path.splitext(os.path.basename(video['frames'][t]))[0]
-            masks.write_mask(os.path.join(folder, f'{stem}.png'), ids)
-            if t in video['truth']:
-                _compare(video, t, ids, states, args, shares)
-        for number, values in shares.items():
-            rows[f'{video["name"]}_{number}'] = _row(values)
-        if args.overlay:
-            overlays(video, folder, cli.writable(os.path.join(output_path, 'overlay')))
-        print(f'{video["name"]}: {len(video["frames"])} masks in {folder}', flush=True)
-    return _summary(args, cfg, videos, rows, output_path)
-
-
-def overlays(video: dict, folder: str, output_path: str) -> None:
-    """Writes <name>.png, a contact sheet of at most eight frames, and <name>.mp4."""
-
-    def drawn(path):
-        stem = os.path.splitext(os.path.basename(path))[0]
-        mask = masks.read_mask(os.path.join(folder, stem + '.png'))
-        return masks.overlay(masks.read_image(path), mask)
-
-    name, frames = os.path.join(output_path, video['name']), video['frames']
-    chosen = frames[:: -(-len(frames) // 8)]
-    masks.write_image(f'{name}.png', masks.contact_sheet([drawn(p) for p in chosen], 4, 1280))
-    masks.write_video(f'{name}.mp4', map(drawn, frames))
-
-
-def _compare(video, t, ids, states, args, shares):
-    """Adds J, F and the IoU at several thresholds of frame t, for objects that began before it."""
-    truth = _ids(video['truth'][t], args.year if args.dataset == 'davis' else '2017')
-    for number, state in states.items():
-        began = min(k for k, given in video['given'].items() if (given == number).any())
-        if t <= began:
-            continue
-        mask = truth == number
-        row = [metrics.db_eval_iou(mask, ids == number)]
-        row.append(metrics.db_eval_boundary(mask, ids == number))
-        row += [metrics.db_eval_iou(mask, state['mask'] > v) for v in THRESHOLDS]
-        shares.setdefault(number, []).append(row)
-
-
-def _row(values):
-    mean = np.mean(values, 0)
-    row = {'J-Mean': float(mean[0]), 'F-Mean': float(mean[1])}
-    row.update({f'IoU@{v:.2f}': float(m) for v, m in zip(THRESHOLDS, mean[2:])})
-    return row
-
-
-def _summary(args, cfg, videos, rows, output_path):
-    if not rows:
-        return {}
-    if args.dataset == 'davis' and all(len(v['truth']) == len(v['frames']) for v in videos):
-        root = os.path.join(davis.resolve(args.data_path), 'Annotations', '480p')
-        names = [video['name'] for video in videos]
-        results = metrics.evaluate(root, os.path.join(output_path, 'masks'), names, year=args.year)
-        for name, row in results['per_sequence'].items():
-            row.update({k: v for k, v in rows.get(name, {}).items() if k.startswith('IoU')})
-    else:
-        j, f = (float(np.mean([r[k] for r in rows.values()])) for k in ('J-Mean', 'F-Mean'))
-        results = {'global': {'J&F-Mean': (j + f) / 2, 'J-Mean': j, 'F-Mean': f}}
-        results.update(per_sequence=rows, per_frame={})
-    results['config'] = {k: v for k, v in cfg.items() if k != 'crops'}
-    results['versions'] = {'tensorflow': tf.__version__, 'numpy': np.__version__}
-    metrics.write_results(results, output_path)
-    return results
-
-
-def accuracy(cfg, checkpoint: str, result_path: str) -> float | None:
+def accuracy(cfg, data_path: str, checkpoint: str, output_path: str) -> float | None:
     """Of the model zoo's result block, 0..1, from what the data folder holds: EAO of VOT sequences
     that are long enough for it, else their mean overlap (0 where lost); J&F of DAVIS; None, with a
     line that says so, where it has neither."""
-    found = [os.path.join(cfg.data_path, n) for n in (*vot.INTERVALS, 'VOT')]
-    found = [path for path in found if os.path.isdir(path)]
-    output_path = os.path.join(result_path, 'results')
-    flags = [f'--checkpoint={checkpoint}', f'--output_path={output_path}']
-    if found:
-        args = arguments().parse_args([*flags, f'--data_path={found[0]}'])
-        scores = next(iter(run_vot(args, cfg, output_path).values()))
-        print(f'TrainAccuracy: {"mean overlap" if np.isnan(scores["eao"]) else "EAO"}', flush=True)
-        return scores['mean_overlap'] if np.isnan(scores['eao']) else scores['eao']
+    options = cli.options(
+        arguments(), data_path=data_path, checkpoint=checkpoint, output_path=output_path
+    )
+    places = [os.path.join(data_path, name) for name in (*vot.INTERVALS, 'VOT')]
+    places = [path for path in places if os.path.isdir(path)]
+    if places:
+        options.data_path, options.dataset = places[0], 'vot'
+        (scores,) = run(options, cfg).values()
+        name = 'mean_overlap' if np.isnan(scores['eao']) else 'eao'
+        print(f'TrainAccuracy: {name} of {places[0]}', flush=True)
+        return scores[name]
     try:
-        root = davis.resolve(cfg.data_path)
+        options.data_path, options.dataset = davis.resolve(data_path, cfg.year), 'davis'
+        (scores,) = run(options, cfg).values()
     except FileNotFoundError as error:
-        print(f'no TrainAccuracy: no VOT sequences in {cfg.data_path}; {error}', flush=True)
+        print(f'no TrainAccuracy: no VOT sequences in {data_path}; {error}', flush=True)
         return None
-    args = arguments().parse_args([*flags, f'--data_path={root}', '--dataset=davis'])
+    if not scores:
+        print(f'no TrainAccuracy: no ground truth in {options.data_path}', flush=True)
+        return None
     print('TrainAccuracy: J&F of DAVIS', flush=True)
-    return run_vos(args, cfg, output_path)['global']['J&F-Mean']
+    return scores['global']['J&F-Mean']
 
 
 def arguments():
     """The program's flags."""
     flags = cli.parser(__doc__)
+    cli.add_evaluation_flags(flags, DATASETS)
     add = flags.add_argument
-    add('--data_path', required=True, help='VOT20xx.json, VOT folder or sequence, or VOS tree')
-    add('--dataset', choices=('vot', 'davis', 'youtube_vos'), default='vot')
-    add('--checkpoint', help='folder or prefix')
-    add('--output_path', default='results')
-    add('--sequences', help='a,b; default: all')
-    add('--hyper', choices=('base', 'vot', 'vot18', 'davis'), help='default: by data and network')
+    add('--hyper', choices=sorted(HYPER), help='published settings; default: by data and network')
+    add('--config', help='a config.json of the original, whose "hp" is taken')
+    add('--sweep', action='store_true', help='all checkpoints of the folder')
+    add('--search', action='append', help='NAME=start,stop,step of a grid')
     add('--boxes', action='store_true', help='VOT: axis-aligned boxes (SiamMask-box)')
+    add('--interval', help='VOT: frames low,high of EAO, or VOT2016 ...; default: by the name')
     add('--results', help='VOT: score the result files in this folder, of one tracker or several')
     add('--tracker_prefix', default='', help='with --results: names that begin so')
-    add('--sweep', action='store_true', help='VOT: all checkpoints of the folder')
-    add('--search', action='append', help='VOT: NAME=start,stop,step of a grid')
-    add('--split', default='', help="VOS; default: val, YouTube-VOS 'valid'")
-    add('--year', choices=('2016', '2017'), default='2017', help='DAVIS convention')
-    add('--overlay', action='store_true', help='VOS: draw contact sheets and clips')
     return flags
+
+
+def overrides(options) -> list[str]:
+    """--config, then --hyper, in the form of --set: what a later one says wins."""
+    values = tracking_settings(options.config) if options.config else {}
+    if options.hyper:
+        values.update(zip(TRACKING, HYPER[options.hyper]))
+    return [f'{name}={value}' for name, value in values.items()]
+
+
+def data_path(args, cfg) -> str:
+    """The data to evaluate on: a folder or a VOT json; drawn ones where none is named.
+
+    Raises:
+      FileNotFoundError: nothing there.
+    """
+    if not args.data_path:
+        root = cli.drawn_data(cfg)
+        return os.path.join(root, 'VOT') if args.dataset == 'vot' else root
+    if not os.path.exists(args.data_path):
+        raise FileNotFoundError(f'--data_path: nothing at {os.path.abspath(args.data_path)}')
+    return os.path.abspath(args.data_path)
+
+
+def table(rows: dict) -> str:
+    """Tracker, J&F and the best threshold's mean IoU of several trackers, the best first."""
+    lines = [f'{"tracker":60s}   J&F   IoU  at']
+    for name, results in sorted(rows.items(), key=lambda row: -row[1]['global']['J&F-Mean']):
+        values = [
+            [row[f'IoU@{v:.2f}'] for v in THRESHOLDS]
+            for row in results['per_sequence'].values()
+            if f'IoU@{THRESHOLDS[0]:.2f}' in row
+        ]
+        means = np.mean(values, axis=0) if values else np.full(len(THRESHOLDS), np.nan)
+        best = int(np.argmax(means))
+        lines.append(
+            f'{name:60s} {results["global"]["J&F-Mean"]:5.3f} {means[best]:5.3f} '
+            f'{THRESHOLDS[best]:.2f}'
+        )
+    return '\n'.join(lines)
 
 
 @cli.program
 def main(argv=None):
-    """Prints the table."""
+    """Prints the table of VOT or of a search, or J and F of every object."""
     args = arguments().parse_args(argv)
     if not args.checkpoint and not args.results:
         raise ValueError('--checkpoint is needed, or --results')
+    args.dataset = args.dataset or 'vot'
+    args.set = overrides(args) + args.set
+    if args.results:
+        args.preset = args.preset or 'full'  # nothing of it is used
     cfg = cli.configure(args, get_config, args.checkpoint)
-    if not os.path.exists(args.data_path):
-        raise FileNotFoundError(f'--data_path: nothing at {os.path.abspath(args.data_path)}')
-    output_path = cli.writable(args.output_path)
+    args.data_path = data_path(args, cfg)
+    if args.checkpoint:
+        cli.say_weights(cfg, weights.checkpoint_prefix(args.checkpoint))
+    rows = run(args, cfg)
     if args.dataset == 'vot':
-        print(table(run_vot(args, cfg, output_path)))
-        return
-    results = run_vos(args, cfg, output_path)
-    for name, row in sorted(results.get('per_sequence', {}).items()):
-        print(f'{name:24s} J {row["J-Mean"]:.3f} F {row["F-Mean"]:.3f}')
-    print(json.dumps(results['global']) if results else 'no masks to compare with: nothing scored')
+        print(evaluate_vot.table(rows))
+    elif len(rows) == 1:
+        videos.print_scores(*rows.values())
+    elif all(rows.values()):
+        print(table(rows))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
       outputs: of model.network().
       labels: cls int32 [B, N, N, 5] of 1, 0 and -1 (left out); loc float32 [B, N, N, 4, 5];
         loc_weight float32 [B, N, N, 5]; mask int8 [B, K, 127, 127] of 1, -1 and 0 (outside the
-        picture); mask_weight float32 [B, K] of 1 and 0.
+        image); mask_weight float32 [B, K] of 1 and 0.
       cfg: uses cls_weight, loc_weight, mask_weight, device.
 
     Returns:
@@ -77,7 +77,7 @@ def upsampled(masks: tf.Tensor) -> tf.Tensor:
 
 
 def mask_loss(logits: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor) -> dict:
-    """Mean logistic loss of the wanted patches' pixels; pixels outside the picture count ln 2."""
+    """Mean logistic loss of the wanted patches' pixels; pixels outside the image count ln 2."""
     loss = tf.reduce_mean(tf.nn.softplus(-truth * logits), [2, 3])
     found, there = (tf.cast(t, tf.float32) for t in (logits >= 0, tf.equal(truth, 1)))
     both = tf.reduce_sum(found * there, [2, 3])
@@ -91,11 +91,15 @@ def mask_loss(logits: tf.Tensor, truth: tf.Tensor, weight: tf.Tensor) -> dict:
 
 
 def targets(box, side: int, cfg, negative: bool, draw) -> dict:
-    """cls, loc and loc_weight of sample() for a box (corners) in the search picture; section 3.2
-    of the paper's supplement and AnchorTargetLayer.
+    """cls, loc and loc_weight of data.make_pair(); section 3.2 of the paper's supplement and
+    AnchorTargetLayer.
 
     Args:
-      side: cells. negative: another object's picture. draw: numpy RandomState.
+      box: corners in the search image.
+      side: cells a side.
+      cfg: uses search_size, positives, anchors_kept, pair_negatives and the thresholds.
+      negative: the search image shows another object.
+      draw: numpy RandomState.
     """
     cls = np.full((len(ANCHORS), side, side), -1, np.int64)
     loc, weight = np.zeros((4, *cls.shape), np.float32), np.zeros(cls.shape, np.float32)
@@ -120,9 +124,9 @@ def targets(box, side: int, cfg, negative: bool, draw) -> dict:
 
 
 def grid(size: int, side: int) -> list[np.ndarray]:
-    """x, y, width, height float32 [5, N, N] of the anchors in a search picture of `size` px."""
-    centre = (size // 2 - side // 2 * STRIDE + STRIDE * np.arange(side)).astype(np.float32)
-    y, x = np.meshgrid(centre, centre, indexing='ij')
+    """x, y, width, height float32 [5, N, N] of the anchors in a search image of `size` px."""
+    center = (size // 2 - side // 2 * STRIDE + STRIDE * np.arange(side)).astype(np.float32)
+    y, x = np.meshgrid(center, center, indexing='ij')
     full = np.zeros((len(ANCHORS), side, side), np.float32)
     return [full + x, full + y, *(full + v[:, None, None] for v in ANCHORS.T)]
 
@@ -135,10 +139,10 @@ def _overlap(x, y, width, height, box):
 
 
 def _some(condition, most, draw):
-    """(index of at most `most` places, their number), drawn where there are more."""
-    places = np.where(condition)
-    if len(places[0]) <= most:
-        return places, len(places[0])
-    order = np.arange(len(places[0]))
+    """(index of at most `most` anchors, their number), drawn where there are more."""
+    anchors = np.where(condition)
+    if len(anchors[0]) <= most:
+        return anchors, len(anchors[0])
+    order = np.arange(len(anchors[0]))
     draw.shuffle(order)
-    return tuple(p[order[:most]] for p in places), most
+    return tuple(index[order[:most]] for index in anchors), most

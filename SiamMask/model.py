@@ -1,8 +1,8 @@
 """The network of SiamMask: siamese features, three depth-wise correlations (class, box, mask) and
 the refine module (SiamMask sections 3.1 - 3.3; models/ and experiments/ of the official code).
 
-Training takes template and search picture together (`network`); tracking takes the template once
-(`template_kernels`) and then one search picture a frame (`track`), which also decodes the boxes and
+Training takes template and search image together (`network`); tracking takes the template once
+(`template_kernels`) and then one search image a frame (`track`), which also decodes the boxes and
 picks the best, so that a frame is one call.
 """
 
@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from .backbone import batch_norm, conv, resnet, scaled
 
 TEMPLATE, SEARCH = 127, 255  # px (section 4.1)
-STRIDE, SCORE = 8, 25  # px a cell, cells a side of the search picture's score map
+STRIDE, SCORE = 8, 25  # px a cell, cells a side of the search image's score map
 ANCHORS = np.array([[104, 32], [88, 40], [64, 64], [40, 80], [32, 96]], np.float32)  # w, h px
 # of ratios 0.33, 0.5, 1, 2, 3 and scale 8, whole numbers (PT utils/anchors.py)
 MASK, PATCH = 63, 127  # px, sides of the base mask and of the refined one
@@ -28,7 +28,7 @@ def network(features: dict, cfg, training: bool) -> dict:
     Args:
       features: `template` float32 [B, 127, 127, 3], `search` float32 [B, S, S, 3] (S = 255, or 143
         of sharp), BGR, 0..255; `cell` int32 [B, K], cells (row * N + column) whose mask is wanted.
-      cfg: uses variant, scratch, channels, blocks, device.
+      cfg: uses variant, scratch, channels, blocks, norm_start, device.
       training: batch norm of what trains by the batch's statistics.
 
     Returns:
@@ -62,7 +62,7 @@ def extract(image, cfg, train_backbone: bool = False, train_neck: bool = False):
         maps = resnet(image, cfg, train_backbone)
     with tf.variable_scope('neck'):
         x = conv(maps[-1], scaled(NECK, cfg), 1, 'conv', cfg)
-        x = batch_norm(x, 'bn', train_neck, cfg)
+        x = batch_norm(x, 'bn', train_neck, cfg, cfg.norm_start)
     return (x[:, 4:-4, 4:-4] if x.shape.as_list()[1] < 20 else x), maps[:3]
 
 
@@ -70,7 +70,7 @@ def branch_input(x, name: str, side: str, cfg, training: bool = False) -> tf.Ten
     """The branch's own 3x3 layer on template ('kernel', 7 -> 5) or search ('search', 31 -> 29)."""
     with tf.variable_scope(f'{name}/{side}'):
         x = conv(x, scaled(NECK, cfg), 3, 'conv', cfg, padding='VALID')
-        return tf.nn.relu(batch_norm(x, 'bn', training, cfg))
+        return tf.nn.relu(batch_norm(x, 'bn', training, cfg, cfg.norm_start))
 
 
 def correlate(search: tf.Tensor, kernel: tf.Tensor, cfg) -> tf.Tensor:
@@ -101,7 +101,7 @@ def head_hidden(x, name: str, cfg, training: bool = False) -> tf.Tensor:
     """First layer of a branch's head, float32 [B, N, N, 256]."""
     with tf.variable_scope(f'{name}/head'):
         x = conv(x, scaled(NECK, cfg), 1, 'conv', cfg)
-        return tf.nn.relu(batch_norm(x, 'bn', training, cfg))
+        return tf.nn.relu(batch_norm(x, 'bn', training, cfg, cfg.norm_start))
 
 
 def head_output(x, name: str, cfg) -> tf.Tensor:
@@ -124,25 +124,25 @@ def cells(x: tf.Tensor, cell: tf.Tensor) -> tf.Tensor:
 
 
 def refine_all(correlation, maps, cell, cfg) -> tf.Tensor:
-    """Training form of the refine module, for a 143 px search picture whose cells are few:
+    """Training form of the refine module, for a 143 px search image whose cells are few:
     logits [B, K, 127, 127] of cells 0 .. K - 1, which `cell` must be."""
     side, count = correlation.shape.as_list()[1], cell.shape.as_list()[1]
     if count != side * side:
         raise ValueError(
             f'sharp trains on search_size=143, 9 cells, not {side * side} with {count} masks'
         )
-    places = [(i, j) for i in range(side) for j in range(side)]
+    positions = [(i, j) for i in range(side) for j in range(side)]
     windows = [
-        tf.concat([_window(p, i, j, step, size) for i, j in places], 0)
+        tf.concat([_window(p, i, j, step, size) for i, j in positions], 0)
         for p, step, size, _ in _levels(maps)
     ]
-    inputs = tf.concat([correlation[:, i : i + 1, j : j + 1] for i, j in places], 0)
+    inputs = tf.concat([correlation[:, i : i + 1, j : j + 1] for i, j in positions], 0)
     masks = tf.reshape(refine(inputs, windows, cfg), [count, -1, PATCH, PATCH])
     return tf.transpose(masks, [1, 0, 2, 3])
 
 
 def _levels(maps):
-    """(map, step a cell, side of the window, padding of a 255 px search picture)."""
+    """(map, step a cell, side of the window, padding of a 255 px search image)."""
     return [(p, 4 // 2**k, side, 16 // 2**k) for k, (p, side) in enumerate(zip(maps, (61, 31, 15)))]
 
 
@@ -151,16 +151,15 @@ def _window(p, i, j, step, size):
 
 
 def refine_best(correlation, maps, cell, cfg) -> tf.Tensor:
-    """Logits [N, 127, 127] of one cell int32 [N] of each search picture of 255 px."""
+    """Logits [N, 127, 127] of one cell int32 [N] of each search image of 255 px."""
     row, column = cell // SCORE, cell % SCORE
     windows = []
     for p, step, size, padding in _levels(maps):
         p = tf.pad(p, [[0, 0], [padding] * 2, [padding] * 2, [0, 0]])
-        parts = [
-            tf.gather(tf.gather(p[n], step * row[n] + np.arange(size)),
-                      step * column[n] + np.arange(size), axis=1)
-            for n in range(p.shape.as_list()[0])
-        ]  # fmt: skip
+        parts = []
+        for n in range(p.shape.as_list()[0]):
+            band = tf.gather(p[n], step * row[n] + np.arange(size))
+            parts.append(tf.gather(band, step * column[n] + np.arange(size), axis=1))
         windows.append(tf.stack(parts))
     inputs = cells(correlation, cell[:, None])[:, :, None]
     return refine(inputs, windows, cfg)[..., 0]
@@ -203,7 +202,7 @@ def _twice(x, first, second, name, cfg):
 
 
 def template_kernels(template: tf.Tensor, cfg) -> dict:
-    """{branch: float32 [N, 5, 5, 256]} of template pictures [N, 127, 127, 3]."""
+    """{branch: float32 [N, 5, 5, 256]} of template images [N, 127, 127, 3]."""
     with tf.variable_scope('siammask', reuse=tf.AUTO_REUSE):
         x, _ = extract(template, cfg)
         return {name: branch_input(x, name, 'kernel', cfg) for name in BRANCHES}
@@ -214,12 +213,12 @@ def track(search: tf.Tensor, kernels: dict, size: tf.Tensor, hyper: tf.Tensor, c
 
     Args:
       search: float32 [N, 255, 255, 3], BGR, 0..255. kernels: of template_kernels().
-      size: float32 [N, 2], the target's width and height in px of the search picture.
+      size: float32 [N, 2], the target's width and height in px of the search image.
       hyper: float32 [2]: penalty_k, window_influence.
 
     Returns:
       cls, loc: as network(). best int32 [N]: anchor * 625 + row * 25 + column. score, penalty
-      float32 [N]. box float32 [N, 4]: x, y from the picture's centre, width, height, px. mask
+      float32 [N]. box float32 [N, 4]: x, y from the image's center, width, height, px. mask
       float32 [N, M, M], probabilities.
     """
     with tf.variable_scope('siammask', reuse=tf.AUTO_REUSE):
@@ -258,13 +257,16 @@ def choose(cls: tf.Tensor, loc: tf.Tensor, size: tf.Tensor, hyper: tf.Tensor) ->
     ranked = penalty * score * (1 - hyper[1]) + window * hyper[1]
     best = tf.argmax(ranked, 1, output_type=tf.int32)
     chosen = tf.range(batch, dtype=tf.int32) * ranked.shape.as_list()[1] + best
-    pick = lambda t: tf.gather(tf.reshape(t, [-1]), chosen)  # noqa: E731
+
+    def pick(values):
+        return tf.gather(tf.reshape(values, [-1]), chosen)
+
     box = tf.stack([pick(t) for t in (x, y, width, height)], 1)
     return {'best': best, 'score': pick(score), 'penalty': pick(penalty), 'box': box}
 
 
 def anchor_grid() -> list[np.ndarray]:
-    """x, y (of the centre, from the picture's), width, height: float32 [5 * 625], anchor-major."""
+    """x, y (of the center, from the image's), width, height: float32 [5 * 625], anchor-major."""
     offset = (np.arange(SCORE) - SCORE // 2).astype(np.float32) * STRIDE
     y, x = (np.tile(v.ravel(), len(ANCHORS)) for v in np.meshgrid(offset, offset, indexing='ij'))
     return [x, y, *np.repeat(ANCHORS.T, SCORE * SCORE, 1)]

@@ -5,7 +5,10 @@ official code).
 
 DATA holds the data sets as they are downloaded: coco/annotations, ILSVRC2015/Annotations/DET and
 VID, YouTubeVOS/train. Writes CROPS/<set>/crop511/ and, last, CROPS/<set>/<split>.json. Crops that
-are there already are kept: a broken run goes on where it ended.
+are there already are kept: a broken run goes on where it ended. An image that cannot be read is
+named, left out and counted; with --strict the exit status is then 1.
+
+The work is many small calls of Python and OpenCV, so it is done in processes.
 """
 
 from __future__ import annotations
@@ -13,33 +16,52 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from common import coco, masks, youtube_vos
+from common import coco, files, masks, processes, youtube_vos
+from common.files import stem
 
 from . import cli, npu
 from .config import BASE_SETS
 from .model import TEMPLATE
-from .tracker import CROP, context, window_of
+from .tracker import CROP, context, warp_window
 
 SETS = tuple(entry[0] for entry in BASE_SETS)
 VALIDATION = 3000  # YouTube-VOS train videos from this one on are val.json (PT parse_ytb_vos.py)
 LEAST_AREA = 1000  # px, smaller objects of YouTube-VOS are left out (PT parse_ytb_vos.py)
+CHECKED = 50  # images of a set that --check_data decodes
+EVERY = 10  # s between two lines of progress
 PAGES = {
-    'coco': coco.PAGE, 'ytb_vos': youtube_vos.PAGE,
+    'coco': coco.PAGE,
+    'ytb_vos': youtube_vos.PAGE,
     'det': 'https://image-net.org (ILSVRC2015, DET)',
     'vid': 'https://image-net.org (ILSVRC2015, VID)',
-}  # fmt: skip
-_ROOT = None  # (set, folder, output folder) of this process and those forked from it
+}
+
+
+class Cut(NamedTuple):
+    """What was cut of an image or a video.
+
+    split: name of the json that lists it.
+    key: its name there.
+    tracks: {track: {frame: box}} of the crops that were written.
+    faults: messages about images that could not be read.
+    """
+
+    split: str
+    key: str
+    tracks: dict
+    faults: list
 
 
 def raw(root: str, name: str) -> str | None:
@@ -52,36 +74,76 @@ def raw(root: str, name: str) -> str | None:
         except FileNotFoundError:
             return None
     if name == 'ytb_vos':
-        places = [root, *sorted(glob.glob(os.path.join(root, 'YouTubeVOS*')))]
-        places = [p for base in places for p in (os.path.join(base, 'train'), base)]
-        return next((p for p in places if os.path.isfile(os.path.join(p, 'meta.json'))), None)
-    places = [os.path.join(root, p, 'ILSVRC2015') for p in ('', name, name.upper())]
-    return next((p for p in places if os.path.isdir(_xml(p, name))), None)
+        for base in [root, *sorted(glob.glob(os.path.join(glob.escape(root), 'YouTubeVOS*')))]:
+            for path in (os.path.join(base, 'train'), base):
+                if os.path.isfile(os.path.join(path, 'meta.json')):
+                    return path
+        return None
+    for place in ('', name, name.upper()):
+        path = os.path.join(root, place, 'ILSVRC2015')
+        if os.path.isdir(_xml(path, name)):
+            return path
+    return None
 
 
 def _xml(root, name):
     return os.path.join(root, 'Annotations', name.upper(), 'train')
 
 
-def find(root: str, cfg, folder: str | None) -> dict:
-    """{set: folder of its crops} of cfg.datasets; what is not cut yet is cut into `folder`.
+def folder_beside(data_path: str) -> str:
+    """Where a training keeps the crops of a data folder: <data_path>_crops, or below output/ where
+    nothing can be written beside the data."""
+    path = os.path.abspath(data_path)
+    if os.path.isdir(f'{path}_crops') or os.access(os.path.dirname(path), os.W_OK):
+        return f'{path}_crops'
+    digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+    return os.path.abspath(os.path.join('output', f'{os.path.basename(path)}_{digest}_crops'))
+
+
+def facts(name: str, source: str) -> dict:
+    """What the crops of a data set are made from, for files.claim()."""
+    if name == 'coco':
+        data = files.fingerprint(os.path.join(source, 'annotations'))
+    elif name == 'ytb_vos':
+        data = files.fingerprint(os.path.join(source, 'meta.json'))
+    else:
+        text = '\n'.join('/'.join(unit).replace(source, '') for unit in units(name, source))
+        data = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {'set': name, 'annotations': data, 'crop': CROP, 'template': TEMPLATE}
+
+
+def find(root: str, cfg, folder: str, cut_missing: bool = True) -> dict:
+    """{set: folder of its crops} of cfg.datasets: in `root`, else in `folder`.
 
     With preset smoke a set that is not there is left out, said so; else it is an error.
 
+    Args:
+      root: data folder.
+      cfg: uses datasets, preset, workers.
+      folder: crops that were cut from `root`.
+      cut_missing: cut what is in neither, into `folder`.
+
     Raises:
-      FileNotFoundError: neither crops nor data of a set. ValueError: a set that nobody knows.
+      FileNotFoundError: neither crops nor data of a set. ValueError: a set that nobody knows;
+      `folder` has crops of other data.
     """
     result, missing = {}, []
     for name, _, _, file_name in cfg.datasets:
-        places = [os.path.join(root, name)] + ([os.path.join(folder, name)] if folder else [])
-        ready = [p for p in places if os.path.isfile(os.path.join(p, file_name))]
-        source = None if ready else raw(root, name)
+        given, own = os.path.join(root, name), os.path.join(folder, name)
+        source = raw(root, name)
+        if os.path.isfile(os.path.join(given, file_name)):
+            result[name] = given
+            continue
+        ready = os.path.isfile(os.path.join(own, file_name))
+        if source and (ready or (cut_missing and npu.rank()[1] == 1)):
+            files.claim(own, facts(name, source))
+        if source and cut_missing and not ready and npu.rank()[1] == 1:
+            cut(name, source, own, cfg.workers)
+            ready = True
         if ready:
-            result[name] = ready[0]
-        elif source and folder and npu.rank()[1] == 1:
-            result[name] = cut(name, source, os.path.join(folder, name), cfg.workers)
+            result[name] = own
         else:
-            missing.append(f'{name} (tried {places[0]}/{file_name}; download: {PAGES[name]})')
+            missing.append(f'{name} (tried {given}/{file_name}; download: {PAGES[name]})')
     if missing and not (cfg.preset.startswith('smoke') and result):
         raise FileNotFoundError(
             f'no crops in {root} of {"; ".join(missing)}. `python -m SiamMask.prepare` cuts them; '
@@ -93,17 +155,39 @@ def find(root: str, cfg, folder: str | None) -> dict:
     return result
 
 
-def check(root: str, cfg) -> dict:
-    """{set: {videos, tracks, boxes}} of the crops, or what is downloaded, below `root`."""
+def check(root: str, cfg, every: bool = False) -> dict:
+    """{set: counts} of the crops, or of what is downloaded, below `root`.
+
+    Args:
+      root: data folder.
+      cfg: uses datasets.
+      every: decode every image, not CHECKED of a set.
+
+    Raises:
+      FileNotFoundError: there is no set. ValueError: images that cannot be read, the first three
+      by name.
+    """
     result = {}
     for name, _, _, file_name in cfg.datasets:
-        path = os.path.join(root, name, file_name)
+        path, source = os.path.join(root, name, file_name), raw(root, name)
         if os.path.isfile(path):
-            with open(path) as f:
-                tracks = [t for v in json.load(f).values() for t in v.values()]
+            videos = files.read_json(path)
+            tracks = [track for video in videos.values() for track in video.values()]
             result[name] = {'tracks': len(tracks), 'boxes': sum(map(len, tracks))}
-        elif raw(root, name):
-            result[name] = {'pictures or videos': len(units(name, raw(root, name)))}
+            paths = [
+                os.path.join(root, name, f'crop{CROP}', video, f'{frame}.{track}.x.jpg')
+                for video, found in videos.items()
+                for track, boxes in found.items()
+                for frame in boxes
+            ]
+            result[name]['decoded'] = _decode(paths, every)
+        elif source:
+            todo = units(name, source)
+            result[name] = {'images or videos': len(todo)}
+            if not every:
+                todo = todo[:: -(-len(todo) // CHECKED)]
+            paths = [path for unit in todo for path in _images(name, source, unit)]
+            result[name]['decoded'] = _decode(paths, every)
     if not result:
         raise FileNotFoundError(
             f'none of {", ".join(d[0] for d in cfg.datasets)} in {os.path.abspath(root)}'
@@ -111,106 +195,165 @@ def check(root: str, cfg) -> dict:
     return result
 
 
-def cut(name: str, source: str, output: str, workers: int) -> str:
-    """Cuts one data set; returns `output`.
+def _decode(paths, every):
+    """Number of images that were decoded; ValueError where one cannot be."""
+    chosen = paths if every else paths[:: -(-len(paths) // CHECKED) or 1]
+    faults = []
+    for path in chosen:
+        try:
+            masks.read_image(path)
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError(
+            f'{len(faults)} of {len(chosen)} images cannot be read, first: {"; ".join(faults[:3])}'
+        )
+    return len(chosen)
+
+
+def _images(name, source, unit):
+    """Paths of the images of a unit."""
+    if name == 'coco':
+        return coco.frames(source, str(unit[1]), unit[0])
+    if name == 'ytb_vos':
+        frames = sorted({f for entry in unit[2]['objects'].values() for f in entry['frames']})
+        return [os.path.join(source, 'JPEGImages', unit[1], f'{frame}.jpg') for frame in frames]
+    if name == 'vid':
+        folder = os.path.join(_xml(source, 'vid'), unit[1])
+        return [_image_of(path) for path in sorted(glob.glob(f'{glob.escape(folder)}/*.xml'))]
+    return [_image_of(unit[2])]
+
+
+def cut(name: str, source: str, output: str, workers: int) -> list[str]:
+    """Cuts one data set into the folder `output`; returns messages about the images that could not
+    be read and were left out.
 
     Raises:
-      FileNotFoundError, ValueError: a picture is missing or differs from its annotation.
+      ValueError: nothing could be cut. RuntimeError: a process has died.
     """
-    global _ROOT
-    _ROOT = name, source, os.path.join(output, f'crop{CROP}')
-    todo, found, start, said = units(name, source), {}, time.time(), 0.0
-    cli.writable(output)
+    todo, found, faults = units(name, source), {}, []
+    begin, said = time.monotonic(), 0.0
+    task = functools.partial(_cut_unit, name, source, os.path.join(cli.writable(output), 'crop511'))
     with contextlib.ExitStack() as stack:
-        every = map
         if workers > 1:  # forked: not after a TensorFlow session, whose threads do not survive it
-            pool = stack.enter_context(multiprocessing.get_context('fork').Pool(workers))
-            every = functools.partial(pool.imap, chunksize=4)
-        for done, (split, key, tracks) in enumerate(every(_cut_unit, todo), 1):
-            if tracks:
-                found.setdefault(split, {})[key] = tracks
-            if time.time() - said > 10 or done == len(todo):  # s
-                said = time.time()
-                left = (said - start) / done * (len(todo) - done)
+            stack.enter_context(processes.readers(task, workers))
+            results = processes.results((unit,) for unit in todo)
+        else:
+            results = map(task, todo)
+        for done, result in enumerate(results, 1):
+            if result.tracks:
+                found.setdefault(result.split, {})[result.key] = result.tracks
+            for fault in result.faults:
+                print(f'{name}: left out: {fault}', flush=True)
+            faults += result.faults
+            now = time.monotonic()
+            if now - said > EVERY or done == len(todo):
+                said = now
+                left = (now - begin) / done * (len(todo) - done)
                 print(f'{name}: {done}/{len(todo)} cut, {left:.0f} s left', flush=True)
     if not found:
-        raise ValueError(f'{source} has no objects')
-    for split, videos in sorted(found.items(), key=lambda item: 'train' in item[0]):  # train last
-        text = json.dumps(videos, indent=4, sort_keys=True)
-        npu.replace_file(os.path.join(output, f'{split}.json'), text)
-    return output
+        raise ValueError(f'{source} has no objects; {len(faults)} faults, first: {faults[:1]}')
+    for split in sorted(found, key=lambda split: 'train' in split):  # train last
+        text = json.dumps(found[split], indent=4, sort_keys=True)
+        files.write_text(os.path.join(output, f'{split}.json'), text)
+    if faults:
+        print(f'{name}: {len(faults)} images were left out, named above', flush=True)
+    return faults
 
 
 def units(name: str, source: str) -> list[tuple]:
-    """What one process cuts at a time: pictures of COCO and DET, videos of VID and YouTube-VOS."""
+    """What one process cuts at a time: images of COCO and DET, videos of VID and YouTube-VOS."""
     if name == 'coco':
-        found = sorted(glob.glob(os.path.join(source, 'annotations', 'instances_*2017.json')))
-        splits = [os.path.basename(path)[len('instances_') : -len('.json')] for path in found]
-        return [(s, number) for s in splits for number in coco.index(source, s).imgs]
+        folder = glob.escape(os.path.join(source, 'annotations'))
+        found = sorted(glob.glob(os.path.join(folder, 'instances_*2017.json')))
+        splits = [stem(path)[len('instances_') :] for path in found]
+        return [(split, number) for split in splits for number in coco.index(source, split).imgs]
     if name == 'ytb_vos':
-        with open(os.path.join(source, 'meta.json')) as f:
-            videos = json.load(f)['videos']
-        return [('train' if i < VALIDATION else 'val', v, videos[v]) for i, v in enumerate(videos)]
+        videos = files.read_json(os.path.join(source, 'meta.json'))['videos']
+        return [
+            ('train' if i < VALIDATION else 'val', video, entry)
+            for i, (video, entry) in enumerate(videos.items())
+        ]
     base, result = _xml(source, name), []
     for subset in sorted(os.listdir(base)):
-        inside = sorted(os.listdir(os.path.join(base, subset)))
+        folder = os.path.join(base, subset)
         if name == 'vid':
             split = 'val' if subset == 'val' else 'train'
-            result += [(split, os.path.join(subset, video)) for video in inside]
+            result += [(split, os.path.join(subset, v)) for v in sorted(os.listdir(folder))]
         else:
-            for path in sorted(
-                glob.glob(os.path.join(base, subset, '**', '*.xml'), recursive=True)
-            ):
-                result.append(('train', subset, path))
+            paths = glob.glob(os.path.join(glob.escape(folder), '**', '*.xml'), recursive=True)
+            result += [('train', subset, path) for path in sorted(paths)]
     return result
 
 
-def _cut_unit(unit):
-    """(split, key in the json, {track: {frame: box}}) of one unit, its crops written."""
+def _cut_unit(name, source, folder, unit):
+    """The Cut of one unit; what is damaged in it is told in `faults`."""
     cv2.setNumThreads(1)
-    return {'coco': _coco, 'ytb_vos': _ytb_vos, 'vid': _vid, 'det': _det}[_ROOT[0]](*unit)
+    cutters = {'coco': _coco, 'ytb_vos': _ytb_vos, 'vid': _vid, 'det': _det}
+    try:
+        return cutters[name](source, folder, *unit)
+    except (OSError, ValueError) as error:
+        return Cut(unit[0], '', {}, [str(error)])
 
 
-def _coco(split, number):
-    source = _ROOT[1]
+def _coco(source, folder, split, number):
     index = coco.index(source, split)
     entry = index.imgs[number]
-    key, tracks, shapes = f'{split}/{os.path.splitext(entry["file_name"])[0]}', {}, {}
+    key, tracks, shapes = f'{split}/{stem(entry["file_name"])}', {}, {}
+    size = (entry['height'], entry['width'])
     for i, annotation in enumerate(index.imgToAnns[number]):
         x, y, w, h = annotation['bbox']
         if w > 0 and h > 0:
             tracks[f'{i:02d}'] = {'000000': [x, y, x + w - 1, y + h - 1]}
-            runs = coco.run_lengths(annotation, entry['height'], entry['width'])
-            shapes[f'{i:02d}'] = lambda runs=runs: (rle.decode(runs), 0.5)
+            runs = coco.run_lengths(annotation, *size)
+            shapes[f'{i:02d}'] = functools.partial(_decoded, runs)
     if tracks:
         image = coco.frames(source, str(number), split)[0]
-        size = (entry['height'], entry['width'])
-        _write(image, key, {t: b['000000'] for t, b in tracks.items()}, 0, shapes, 1, size)
-    return split, key, tracks
+        boxes = {track: found['000000'] for track, found in tracks.items()}
+        _write(folder, image, key, boxes, 0, shapes, one=1, size=size)
+    return Cut(split, key, tracks, [])
 
 
-def _ytb_vos(split, video, entry):
-    source = _ROOT[1]
+def _decoded(runs):
+    return rle.decode(runs), 0.5  # the least value of a resized mask (PT coco/par_crop.py)
+
+
+def _ytb_vos(source, folder, split, video, entry):
     frames = sorted({f for o in entry['objects'].values() for f in o['frames']})
-    boxes = {}
+    boxes, faults = {}, []  # {object id: {frame: box}}
     for frame in frames:
-        ids = masks.read_mask(os.path.join(source, 'Annotations', video, f'{frame}.png'))
+        try:
+            ids = masks.read_mask(os.path.join(source, 'Annotations', video, f'{frame}.png'))
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+            continue
         for number in np.unique(ids[(ids > 0) & (ids < 255)]):
             box = _outline((ids == number).astype(np.uint8))
             if box:
                 boxes.setdefault(int(number), {})[frame] = box
-    tracks = {f'{i:02d}': boxes[number] for i, number in enumerate(sorted(boxes))}
-    numbers = dict(zip(tracks, sorted(boxes)))
+    ids_of = {f'{i:02d}': number for i, number in enumerate(sorted(boxes))}
+    tracks = {track: boxes[number] for track, number in ids_of.items()}
     for frame in frames:
-        here = {t: found[frame] for t, found in tracks.items() if frame in found}
+        here = {track: found[frame] for track, found in tracks.items() if frame in found}
         path = os.path.join(source, 'Annotations', video, f'{frame}.png')
-        shapes = {
-            t: lambda t=t, path=path: ((masks.read_mask(path) == numbers[t]), 0.2) for t in here
-        }
+        shapes = {track: functools.partial(_object, path, ids_of[track]) for track in here}
         image = os.path.join(source, 'JPEGImages', video, f'{frame}.jpg')
-        _write(image, f'train/{video}', here, int(frame), shapes)
+        try:
+            _write(folder, image, f'train/{video}', here, int(frame), shapes)
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+            _drop(tracks, frame)
     named = {t: {f'{int(f):06d}': b for f, b in found.items()} for t, found in tracks.items()}
-    return split, f'train/{video}', named
+    return Cut(split, f'train/{video}', {t: found for t, found in named.items() if found}, faults)
+
+
+def _object(path, number):
+    return masks.read_mask(path) == number, 0.2  # least value (PT ytb_vos/par_crop.py)
+
+
+def _drop(tracks, frame):
+    for boxes in tracks.values():
+        boxes.pop(frame, None)
 
 
 def _outline(mask):
@@ -218,100 +361,129 @@ def _outline(mask):
     if mask.sum() <= LEAST_AREA:
         return None
     parts = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
-    points = [p.reshape(-1, 2) for p in parts if len(p) > 2]
+    points = [part.reshape(-1, 2) for part in parts if len(part) > 2]
     if not points:
         return None
     points = np.concatenate(points)
     return [*map(float, points.min(0)), *map(float, points.max(0) + 1)]
 
 
-def _vid(split, video):
-    source = _ROOT[1]
-    paths = sorted(glob.glob(os.path.join(_xml(source, 'vid'), video, '*.xml')))
-    seen = {}  # track: [(place of the frame, box)]
-    for place, path in enumerate(paths):
-        for item in ElementTree.parse(path).findall('object'):
-            seen.setdefault(int(item.find('trackid').text), []).append((place, _box(item)))
+def _vid(source, folder, split, video):
+    pattern = os.path.join(glob.escape(os.path.join(_xml(source, 'vid'), video)), '*.xml')
+    paths = sorted(glob.glob(pattern))
+    seen, faults = {}, []  # track: [(number of the frame, box)]
+    for number, path in enumerate(paths):
+        try:
+            for track, box in _objects(path, 'trackid'):
+                seen.setdefault(track, []).append((number, box))
+        except ValueError as error:
+            faults.append(str(error))
     tracks = {}
-    for number, found in seen.items():
+    for track, found in seen.items():
         cuts = [i for i in range(1, len(found)) if found[i][0] - found[i - 1][0] > 1]
         parts = [found[a:b] for a, b in zip([0, *cuts], [*cuts, len(found)]) if b - a > 1]
         if parts:  # the last part without a gap, as the original's json ends up with
-            tracks[f'{number:02d}'] = {_stem(paths[place]): box for place, box in parts[-1]}
+            tracks[f'{track:02d}'] = {stem(paths[number]): box for number, box in parts[-1]}
     for path in paths:
-        here = {t: boxes[_stem(path)] for t, boxes in tracks.items() if _stem(path) in boxes}
-        _write(_picture(path), video, here, int(_stem(path)))
-    return split, video, tracks
+        frame = stem(path)
+        here = {track: boxes[frame] for track, boxes in tracks.items() if frame in boxes}
+        try:
+            _write(folder, _image_of(path), video, here, int(frame))
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+            _drop(tracks, frame)
+    return Cut(split, video, {t: boxes for t, boxes in tracks.items() if boxes}, faults)
 
 
-def _det(split, subset, path):
-    found = [_box(item) for item in ElementTree.parse(path).findall('object')]
-    tracks = {f'{i:02d}': {'000000': box} for i, box in enumerate(found)}
-    key = os.path.join(subset, _stem(path))
-    _write(_picture(path), key, {t: b['000000'] for t, b in tracks.items()}, 0)
-    return split, key, tracks
+def _det(source, folder, split, subset, path):
+    del source
+    boxes = {f'{i:02d}': box for i, (_, box) in enumerate(_objects(path))}
+    key = os.path.join(subset, stem(path))
+    _write(folder, _image_of(path), key, boxes, 0)
+    return Cut(split, key, {track: {'000000': box} for track, box in boxes.items()}, [])
 
 
-def _box(item):
-    box = item.find('bndbox')
-    return [int(box.find(key).text) for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+def _objects(path, number=None):
+    """[(value of the field `number` or 0, box)] of an annotation of ImageNet."""
+    try:
+        return [
+            (
+                int(item.find(number).text) if number else 0,
+                [int(item.find(f'bndbox/{key}').text) for key in ('xmin', 'ymin', 'xmax', 'ymax')],
+            )
+            for item in ElementTree.parse(path).findall('object')
+        ]
+    except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} is no annotation of ImageNet: {error!r}') from None
 
 
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _picture(path):
+def _image_of(path):
     return os.path.splitext(path.replace('Annotations', 'Data'))[0] + '.JPEG'
 
 
-def _write(image_path, key, boxes, frame, shapes=None, one=0, size=None):
-    """Crops of a picture's objects, with their masks; whole files only, those there are kept."""
+def _write(folder, image_path, key, boxes, frame, shapes=None, one=0, size=None):
+    """Writes the crops of an image's objects, with their masks; those that are there are kept.
+
+    Args:
+      folder: of the crops.
+      image_path: of the image.
+      key: folder below `folder`.
+      boxes: {track: [x0, y0, x1, y1]}.
+      frame: its number.
+      shapes: {track: function that gives (mask, least value of the resized mask)}.
+      one: of context_window().
+      size: (H, W) that the annotations are of.
+
+    Raises:
+      FileNotFoundError, ValueError: the image is missing, damaged or of another size.
+    """
     image = None
     for track, box in boxes.items():
-        stem = os.path.join(_ROOT[2], key, f'{frame:06d}.{track}')
-        names = [stem + '.x.jpg'] + ([stem + '.m.png'] if shapes else [])
-        if all(map(os.path.isfile, names)) or box[2] <= box[0] or box[3] <= box[1]:
+        name = os.path.join(folder, key, f'{frame:06d}.{track}')
+        image_out, mask_out = name + '.x.jpg', name + '.m.png'
+        done = os.path.isfile(image_out) and (not shapes or os.path.isfile(mask_out))
+        if done or box[2] <= box[0] or box[3] <= box[1]:
             continue
         if image is None:
             image = masks.read_image(image_path)
-            average = image.mean((0, 1))
+            mean = image.mean((0, 1))
             if size and image.shape[:2] != size:
                 raise ValueError(
                     f'{image_path} is {image.shape[:2]}, its annotations are of {size}'
                 )
-            os.makedirs(os.path.dirname(stem), exist_ok=True)
+            os.makedirs(os.path.dirname(name), exist_ok=True)
         window = context_window(box, one)
         if shapes:
             mask, least = shapes[track]()
-            mask = window_of(mask.astype(np.float32), window, CROP) > least
-            _encode(names[1], '.png', mask.astype(np.uint8) * 255)
-        _encode(names[0], '.jpg', window_of(image, window, CROP, average))
+            mask = warp_window(mask.astype(np.float32), window, CROP) > least
+            masks.write_image(mask_out, mask.astype(np.uint8) * 255)
+        masks.write_image(image_out, warp_window(image, window, CROP, mean))
 
 
 def context_window(box, one: int = 0) -> list:
-    """Corners of the square that becomes a crop of box [x0, y0, x1, y1]: CROP / TEMPLATE times the
-    context of the target; `one` is added to width and height (COCO)."""
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    half = context((box[2] - box[0] + one, box[3] - box[1] + one)) * CROP / TEMPLATE / 2
+    """Corners of the square that becomes a crop: the operations of the official code in float64.
+
+    Args:
+      box: [x0, y0, x1, y1].
+      one: added to width and height (COCO).
+    """
+    x, y = (box[2] + box[0]) / 2, (box[3] + box[1]) / 2
+    side = context((box[2] - box[0] + one, box[3] - box[1] + one))
+    border = (CROP - TEMPLATE) / 2 / (TEMPLATE / side)
+    half = (side + 2 * border) / 2
     return [x - half, y - half, x + half, y + half]
-
-
-def _encode(path, ending, picture):
-    data = cv2.imencode(ending, picture)[1]
-    with open(f'{path}.tmp{os.getpid()}', 'wb') as f:
-        f.write(data.tobytes())
-    os.replace(f'{path}.tmp{os.getpid()}', path)
 
 
 @cli.program
 def main(argv=None):
-    """Cuts the sets that are there; an error where none is."""
+    """Cuts the sets that are there; an error where none is, with --strict where one is damaged."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--data_path', required=True)
-    flags.add_argument('--output_path', required=True)
-    flags.add_argument('--sets', help=f'default: those found of {",".join(SETS)}')
-    flags.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
+    add = flags.add_argument
+    add('--data_path', required=True, help='folder of the data sets as they are downloaded')
+    add('--output_path', required=True, help='folder of the crops')
+    add('--sets', help=f'default: those found of {",".join(SETS)}')
+    add('--workers', type=cli.positive, default=os.cpu_count(), help='processes')
+    add('--strict', action='store_true', help='exit status 1 where an image cannot be read')
     args = flags.parse_args(argv)
     asked = args.sets.split(',') if args.sets else SETS
     sources = {name: raw(os.path.abspath(args.data_path), name) for name in asked}
@@ -322,10 +494,15 @@ def main(argv=None):
             'coco/annotations, ILSVRC2015/Annotations/DET/train, ILSVRC2015/Annotations/VID/train, '
             'YouTubeVOS/train'
         )
-    output = cli.writable(args.output_path)
+    output, faults = cli.writable(args.output_path), []
     for name, source in sources.items():
         if source:
-            print(cut(name, source, os.path.join(output, name), args.workers), flush=True)
+            folder = os.path.join(output, name)
+            files.claim(folder, facts(name, source))
+            faults += cut(name, source, folder, args.workers)
+            print(folder, flush=True)
+    if faults and args.strict:
+        raise ValueError(f'{len(faults)} images could not be read, first: {faults[0]}')
 
 
 if __name__ == '__main__':

@@ -6,214 +6,182 @@
 
 Presets: full (the base stage), sharp, performance, smoke and smoke_sharp (narrow, from scratch, the
 default on CPU). DATA has what prepare wrote, or the data sets themselves, which are then cut first,
-beside the checkpoints. A killed run goes on from its last checkpoint when given again.
+into --crops_path, once. A killed run goes on from its last checkpoint when given again.
 """
 
 from __future__ import annotations
 
-import json
+import glob
 import os
+import shutil
 import sys
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from . import cli, data, model, npu, prepare
-from .backbone import moving_updates
+from common import files, weights
+
+from . import cli, data, evaluate, model, npu, optimizer
+from . import prepare as crops
 from .config import from_json, get_config
 from .losses import losses
-
-EPOCHS = 20  # of the schedule; a training of any length passes through all of them (PT --epochs)
-BATCH = 64  # pairs a step that the rates are for (PT -b 64)
 
 
 def model_fn(features, labels, mode, params):
     """tf.estimator's model function; params are the settings of config.py."""
     cfg = EasyDict(params)
-    training = mode == tf.estimator.ModeKeys.TRAIN
-    outputs = model.network(features, cfg, training)
-    if mode == tf.estimator.ModeKeys.PREDICT:
-        return tf.estimator.EstimatorSpec(mode, outputs)
-    scalars = losses(outputs, labels, cfg)
-    if not training:
-        metrics = {k: tf.metrics.mean(v) for k, v in scalars.items() if k != 'total'}
-        return tf.estimator.EstimatorSpec(mode, loss=scalars['total'], eval_metric_ops=metrics)
+    if mode != tf.estimator.ModeKeys.TRAIN:
+        raise ValueError(f'mode {mode}: this model function trains; inference.load() tracks')
+    scalars = losses(model.network(features, cfg, training=True), labels, cfg)
     for key, value in scalars.items():
         tf.summary.scalar(f'loss/{key}', value)
-    train_op = update(scalars['total'], cfg)
-    if cfg.get('init_from'):
-        variables = [v for v in tf.global_variables() if belongs(v)]
-        found = cli.match_variables(cfg.init_from, variables, partial=True)
-        tf.train.init_from_checkpoint(cfg.init_from, {v.op.name: v for v in found})
-    loss = tf.identity(scalars['total'], 'train_loss')
-    return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_op)
+    train_op, loss = optimizer.update(scalars['total'], cfg)
+    cli.init_from_checkpoint(cfg)
+    return tf.estimator.EstimatorSpec(mode, loss=tf.identity(loss, 'train_loss'), train_op=train_op)
 
 
-def update(loss: tf.Tensor, cfg):
-    """One step of SGD: gradients clipped by their global norm, weight decay added, the backbone's
-    scaled; left out where the loss is not finite or above cfg.highest_loss: zero gradients, rate 0
-    and momentum 1 change nothing and need no condition. The NPU has its loss scale for that.
+def prepare(args, cfg) -> None:
+    """Fills what a run needs in its settings: crops, steps, the checkpoint to start from.
+
+    Raises:
+      ValueError: parts that this training keeps fixed would be random.
     """
-    step = tf.train.get_or_create_global_step()
-    chosen, setting = trained_variables(cfg), {}
-    optimizer = tf.train.MomentumOptimizer(lambda: setting['rate'], lambda: setting['momentum'])
-    optimizer = npu.wrap_optimizer(optimizer, cfg)
-    pairs = optimizer.compute_gradients(loss, chosen)
-    pairs = [(g, v) for g, v in pairs if g is not None]
-    norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g, _ in pairs]))
-    shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
-    gradients = [shrink * g for g, _ in pairs]
-    rate, momentum = learning_rate(step, cfg), momentum_factor(step, cfg)
-    if cfg.get('device', 'cpu') == 'cpu':
-        good = tf.is_finite(loss) & tf.is_finite(norm) & (loss < cfg.highest_loss)
-        gradients = [tf.where(good, g, tf.zeros_like(g)) for g in gradients]
-        decay = tf.where(good, cfg.weight_decay, 0.0)
-        rate, momentum = tf.where(good, rate, 0.0), tf.where(good, momentum, 1.0)
-    else:
-        decay = cfg.weight_decay
-    setting.update(rate=rate, momentum=momentum)
-    tf.summary.scalar('learning_rate', rate)
-    tf.summary.scalar('gradient_norm', norm)
-    changes = [(factor(v, cfg) * (g + decay * v), v) for g, (_, v) in zip(gradients, pairs)]
-    names = {v.op.name for _, v in changes}
-    resting = [v for v in tf.trainable_variables() if v.op.name not in names]
-    changes += [(tf.zeros_like(v), v) for v in resting]  # both stages then have the same checkpoint
-    return tf.group(optimizer.apply_gradients(changes, step), *moving_updates())
-
-
-def trained_variables(cfg) -> list:
-    """What a stage trains: sharp the refine module and the mask branch's correlation; base all but
-    the backbone, then layer2 and layer3 too; from scratch everything."""
-    if cfg.variant == 'sharp':
-        parts = ('refine/', 'mask/kernel/', 'mask/search/')
-    else:
-        parts = ('neck/', 'cls/', 'loc/', 'mask/')
-        parts += ('features/',) if cfg.scratch else ()
-        parts += ('features/layer2/', 'features/layer3/') if cfg.get('thawed') else ()
-    starts = tuple(f'siammask/{part}' for part in parts)
-    return [v for v in tf.trainable_variables() if v.op.name.startswith(starts)]
-
-
-def factor(variable, cfg) -> float:
-    """Of a variable's rate; with momentum SGD a factor of its gradient is the same."""
-    slow = variable.op.name.startswith('siammask/features/') and not cfg.scratch
-    return cfg.backbone_rate if slow else 1.0
-
-
-def learning_rates(cfg) -> np.ndarray:
-    """float32 [20], the rate of each epoch, log-spaced; scaled with the pairs of all cards."""
-    warm = cfg.warmup_epochs
-    ratio = cfg.learning_rate / cfg.warmup_rate
-    rising = cfg.warmup_rate * ratio ** (np.arange(warm) / max(1, warm))
-    falling = np.geomspace(cfg.learning_rate, cfg.end_learning_rate, EPOCHS - warm)
-    rates = np.concatenate([rising, falling]) * cfg.batch_size * npu.rank()[1] / BATCH
-    return rates.astype(np.float32)
-
-
-def epoch(step: tf.Tensor, cfg) -> tf.Tensor:
-    """int32 scalar, epoch 0 .. 19 of update `step`."""
-    step = tf.cast(step, tf.int32)
-    ends = [-(-cfg.train_steps * (k + 1) // EPOCHS) for k in range(EPOCHS - 1)]
-    return tf.reduce_sum(tf.cast(step >= tf.constant(ends), tf.int32))
-
-
-def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
-    """float32 scalar, the rate of update `step` (0 is the first)."""
-    return tf.gather(tf.constant(learning_rates(cfg)), epoch(step, cfg))
-
-
-def momentum_factor(step: tf.Tensor, cfg) -> tf.Tensor:
-    """float32 scalar: 0 where the original makes its optimizer anew, which forgets the momentum."""
-    restarts = [thaw_step(cfg)]
-    if cfg.variant == 'sharp':
-        restarts = [-(-cfg.train_steps * k // EPOCHS) for k in range(1, EPOCHS)]
-    anew = tf.reduce_any(tf.equal(tf.cast(step, tf.int32), tf.constant(restarts)))
-    return tf.where(anew, 0.0, cfg.momentum)
-
-
-def thaw_step(cfg) -> int:
-    """Update from which layer2 and layer3 train (-1: never), a multiple of iterations_per_loop."""
-    if cfg.variant == 'sharp' or cfg.scratch or cfg.unfreeze >= 1:
-        return -1
-    return int(cfg.train_steps * cfg.unfreeze) // cfg.iterations_per_loop * cfg.iterations_per_loop
-
-
-def belongs(variable) -> bool:
-    """Whether a variable is one of the network, not of the optimizer."""
-    return variable.op.name.startswith('siammask/') and not variable.op.name.endswith('/Momentum')
-
-
-def train(cfg, output_path: str, hook=None) -> str:
-    """Trains to cfg.train_steps, from what `output_path` holds; returns the last checkpoint."""
-    hook, thaw = hook or npu.ProgressHook(cfg), thaw_step(cfg)
-    for end in [thaw] * (cfg.start_step < thaw) + [cfg.train_steps]:
-        stage = EasyDict({**cfg, 'thawed': thaw >= 0 and end > thaw})
-        stage.start_step = max(cfg.start_step, thaw) if stage.thawed else cfg.start_step
-        stage.init_from = cfg.init_from if stage.start_step == 0 else ''
-        run = npu.estimator(model_fn, stage, output_path)
-        run.train(lambda stage=stage: data.input_fn(stage, True), max_steps=end, hooks=[hook])
-    return tf.train.latest_checkpoint(output_path)
-
-
-def fill(args, cfg) -> None:
-    """Fills what a run needs in its settings: crops, steps, the checkpoint to start from."""
     cfg.data_path = cli.data_root(args, cfg)
-    folder = os.path.abspath(args.output_path) + '_crops'
-    cfg.crops = prepare.find(cfg.data_path, cfg, None if args.dry_run else folder)
+    if args.keep_checkpoints:
+        cfg.keep_checkpoints = args.keep_checkpoints
+    cfg.optimizer = args.optimizer or cfg.optimizer
+    if args.from_scratch and cfg.variant == 'base':
+        cfg.scratch = True  # nothing else would train the backbone's first layers
+    if args.model_checkpoint_path and not args.dry_run:
+        resume_from(args.model_checkpoint_path, args.output_path)
+    cfg.init_from = _start(args, cfg)
+    folder = args.crops_path or crops.folder_beside(cfg.data_path)
+    cfg.crops = crops.find(cfg.data_path, cfg, folder, cut_missing=not args.dry_run)
     steps_an_epoch = max(1, cfg.pairs // (cfg.batch_size * npu.rank()[1]))
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * steps_an_epoch
-    cfg.init_from = cli.checkpoint_prefix(args.init_from) if args.init_from else ''
-    cfg.start_step = 0
+    if not cfg.checkpoint_steps:
+        loops = -(-cfg.train_steps // (optimizer.EPOCHS * cfg.iterations_per_loop))
+        cfg.checkpoint_steps = max(1, loops) * cfg.iterations_per_loop
+
+
+def _start(args, cfg):
+    """The checkpoint to start from, or ''; checked against what this training keeps fixed."""
+    running = os.path.isfile(os.path.join(args.output_path, 'checkpoint'))
+    if cfg.variant == 'sharp' and not (args.init_from or args.from_scratch or running):
+        raise ValueError(
+            f'preset {cfg.preset} trains the refine module of a base network and keeps the rest '
+            'fixed: give the checkpoint of a base training by --init_from; --from_scratch keeps '
+            'random weights'
+        )
+    prefix = cli.checkpoint_to_start_from(args, cfg)
+    if cfg.variant == 'sharp' and prefix:
+        names = dict(tf.train.list_variables(prefix))
+        if 'siammask/mask/kernel/conv/weights' not in names:
+            raise ValueError(
+                f'{prefix} has no mask branch: preset {cfg.preset} needs the checkpoint of a base '
+                'training, not a backbone'
+            )
+    timed = cfg.preset == 'performance'  # its weights are of no use anyway
+    if cfg.variant == 'base' and not (prefix or running or cfg.scratch or timed):
+        raise ValueError(
+            'scratch=False keeps the backbone fixed in the first half of the training, here a '
+            'random one: give --init_from, or --from_scratch to train all of it'
+        )
+    return prefix
+
+
+def resume_from(source: str, output_path: str) -> None:
+    """Copies a checkpoint of a training to `output_path`, which then goes on from its step; a run
+    that is there already stays as it is.
+
+    Raises:
+      FileNotFoundError: no checkpoint. ValueError: one without the optimizer's variables.
+    """
+    prefix, folder = weights.checkpoint_prefix(source), cli.writable(output_path)
+    if os.path.isfile(os.path.join(folder, 'checkpoint')):
+        return
+    if not any(name.endswith(cli.SLOTS) for name, _ in tf.train.list_variables(prefix)):
+        raise ValueError(
+            f'{prefix} has no variables of an optimizer: a training cannot go on from it, it can '
+            'start from it: --init_from'
+        )
+    name = f'model.ckpt-{int(tf.train.load_variable(prefix, "global_step"))}'
+    settings = os.path.join(os.path.dirname(prefix), 'config.json')
+    copies = {path: name + path[len(prefix) :] for path in glob.glob(glob.escape(prefix) + '.*')}
+    if os.path.isfile(settings):
+        copies[settings] = 'config.json'
+    for path, copy in copies.items():
+        with files.replacing(os.path.join(folder, copy)) as temporary:
+            shutil.copyfile(path, temporary)
+    tf.train.update_checkpoint_state(folder, os.path.join(folder, name))
+
+
+def train(cfg, args, saved=None) -> str:
+    """Trains to cfg.train_steps, from what args.output_path holds; returns the last checkpoint.
+
+    From optimizer.thaw_step() on the graph trains layer2 and layer3 too: a second call of the
+    Estimator.
+
+    Args:
+      cfg: of the run.
+      args: output_path, and result_path for the zoo's files.
+      saved: settings that config.json keeps; default: cfg.
+    """
+    hook = cli.begin_run(cfg, args, saved)
+    thaw = optimizer.thaw_step(cfg)
+    ends = [cfg.train_steps]
+    if cfg.start_step < thaw:
+        ends.insert(0, thaw)
+    with data.readers(cfg):
+        for end in ends:
+            stage = EasyDict(cfg, thawed=0 <= thaw < end)
+            if stage.thawed and cfg.start_step < thaw:
+                stage.update(start_step=thaw, init_from='')
+            run = npu.estimator(model_fn, stage, args.output_path)
+            run.train(lambda stage=stage: data.input_fn(stage, True), max_steps=end, hooks=[hook])
+    return cli.end_run(args)
+
+
+def loss_of(features, labels, cfg) -> tf.Tensor:
+    """The training loss of a batch, float32 scalar."""
+    return losses(model.network(features, cfg, training=True), labels, cfg)['total']
+
+
+def arguments():
+    """The program's flags."""
+    flags = cli.parser(__doc__)
+    cli.add_training_flags(flags)
+    add = flags.add_argument
+    add('--config', help='a config.json of the original, such as config/config.json')
+    add('--crops_path', help='folder of the crops that are cut; default: <data_path>_crops')
+    add('--optimizer', choices=('sgd', 'adam'), help='default: sgd')
+    text = 'checkpoints kept, one an epoch of the schedule; default: 20'
+    text = 'checkpoint (folder or prefix) of a training that is to go on in --output_path'
+    add('--model_checkpoint_path', help=text)
+    add('--TRAIN_MAX_STEPS', type=cli.positive, dest='steps', help='as --steps')
+    add('--keep_checkpoints', '--SAVE_MAX', type=cli.positive, help=text)
+    return flags
 
 
 @cli.program
 def main(argv=None):
     """Trains; exit status 0 when the last step is in a checkpoint."""
-    flags = cli.parser(__doc__)
-    cli.add_training_flags(flags)
-    flags.add_argument('--config', help='a config.json of the original, such as config/config.json')
-    args = flags.parse_args(argv)
-    read = from_json if args.config else lambda cfg, path: cfg
-    cfg = cli.configure(args, lambda preset: read(get_config(preset), args.config))
+    args = arguments().parse_args(argv)
+
+    def settings(preset):
+        cfg = get_config(preset)
+        return from_json(cfg, args.config) if args.config else cfg
+
+    cfg = cli.configure(args, settings)
     if args.check_data:
-        print(json.dumps(prepare.check(cli.data_root(args, cfg), cfg)))
+        cli.check_data(args, cfg, lambda root, every: crops.check(root, cfg, every))
         return
-    fill(args, cfg)
+    prepare(args, cfg)
     if args.dry_run:
-        dry_run(cfg)
+        cli.dry_run(cfg, data.input_fn, loss_of, slots=2 if cfg.optimizer == 'adam' else 1)
         return
-    output_path = cli.writable(args.output_path)
-    cli.resume(cfg, output_path)
-    cli.save_settings(cfg, output_path)
-    hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
-    with data.readers(cfg):
-        print(f'trained: {train(cfg, output_path, hook)}', flush=True)
-    if args.result_path:
-        accuracy = None
-        if args.case == 'acc':
-            from . import evaluate  # evaluate takes what is above
-
-            accuracy = evaluate.accuracy(cfg, output_path, args.result_path)
-        npu.write_result(cfg, args.result_path, hook, accuracy)
-
-
-def dry_run(cfg) -> None:
-    """Builds the training graph, reads one batch and prints what a run would use."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        iterator = tf.data.make_one_shot_iterator(data.input_fn(cfg, True))
-        features, labels = iterator.get_next()
-        batch = session.run({**features, **labels})
-        tf.gradients(
-            losses(model.network(features, cfg, True), labels, cfg)['total'], trained_variables(cfg)
-        )
-        count = sum(v.shape.num_elements() for v in tf.trainable_variables())
-    print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
-    disk = count * 4 * 2 * cfg.keep_checkpoints / 1e6  # weights and momentum
-    print(
-        f'{count} parameters, {disk:.0f} MB of checkpoints, {cfg.train_steps} steps, '
-        f'device {cfg.device}'
-    )
+    train(cfg, args)
+    cli.write_result(cfg, args, evaluate.accuracy)
 
 
 if __name__ == '__main__':

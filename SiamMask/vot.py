@@ -1,19 +1,21 @@
 """VOT challenge: sequences, the supervised protocol's result files, region overlap, accuracy,
 robustness and EAO (Kristan et al. 2016; pysot-toolkit, which SiamMask carries a copy of).
 
-A sequence is {name, frames (paths), boxes (float32 [n, 8], polygons), width, height}. A run of a
-tracker is a list, one entry a frame: 1 started, 2 lost, 0 left out, or 4 or 8 numbers.
+A sequence is {name, frames (paths), boxes, regions, width, height}. Both annotations are polygons
+float64 [n, 8], which differ where a rectangle x, y, w, h was annotated: a tracker starts from
+`boxes`, whose corners are its first and last pixels (x + w - 1, PT benchmark_helper.py); results
+are scored against `regions`, whose corners are x and x + w (region.pyx). A run of a tracker is a
+list, one entry a frame: 1 started, 2 lost, 0 left out, or 4 or 8 numbers.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 
 import numpy as np
 
-from common import masks
+from common import files, masks
 
 INTERVALS = {  # frames low..high of EAO, from the sequence lengths (pysot-toolkit eao_benchmark.py)
     'VOT2016': (108, 371), 'VOT2017': (100, 356), 'VOT2018': (100, 356), 'VOT2019': (46, 291),
@@ -23,15 +25,36 @@ SKIPPED, BURN_IN = 5, 10  # frames after a failure, frames after a start without
 CHUNK = 128  # pairs rasterised together: their nodes stay in cache
 
 
-def polygon(numbers) -> np.ndarray:
-    """float32 [8] corners of a region of 8 numbers, or of x, y, w, h; ValueError otherwise."""
-    numbers = np.asarray(numbers, np.float32)
+def polygon(numbers, last: int = 0) -> np.ndarray:
+    """float64 [8] corners of a region of 8 numbers, or of x, y, w, h; ValueError otherwise.
+
+    Args:
+      numbers: of the region.
+      last: 1 for corners of a rectangle that are its first and last pixels.
+    """
+    try:
+        numbers = np.asarray(numbers, np.float64).ravel()
+    except (TypeError, ValueError):
+        raise ValueError(f'a region has 4 or 8 numbers, not {numbers!r}') from None
     if numbers.size == 8:
         return numbers
     if numbers.size != 4:
         raise ValueError(f'a region has 4 or 8 numbers, not {numbers.size}')
     x, y, w, h = numbers
-    return np.array([x, y, x + w, y, x + w, y + h, x, y + h], np.float32)
+    right, bottom = x + w - last, y + h - last
+    return np.array([x, y, right, y, right, bottom, x, bottom])
+
+
+def _sequence(name, frames, rows, width, height):
+    """A sequence of its annotation, one row of 4 or 8 numbers a frame."""
+    return dict(
+        name=name,
+        frames=frames,
+        boxes=np.stack([polygon(row, last=1) for row in rows]),
+        regions=np.stack([polygon(row) for row in rows]),
+        width=width,
+        height=height,
+    )
 
 
 def load(path: str) -> list[dict]:
@@ -39,7 +62,7 @@ def load(path: str) -> list[dict]:
 
     Args:
       path: VOT20xx.json; a folder with list.txt or with sequence folders; or one sequence, a folder
-        with groundtruth.txt (groundtruth_rect.txt) and pictures in it, in color/ or in img/.
+        with groundtruth.txt (groundtruth_rect.txt) and images in it, in color/ or in img/.
 
     Raises:
       FileNotFoundError, ValueError: what is missing or disagrees.
@@ -70,16 +93,19 @@ def _groundtruth(folder):
 
 
 def _from_json(path):
-    with open(path) as f:
-        videos = json.load(f)
-    root, result = os.path.dirname(path), []
-    for name, video in videos.items():
-        if not video.get('img_names') or len(video['img_names']) != len(video['gt_rect']):
-            raise ValueError(f'{path}: {name} has no frames, or not as many as boxes')
-        frames = [os.path.join(root, n) for n in video['img_names']]
-        boxes = np.stack([polygon(b) for b in video['gt_rect']])
-        size = dict(width=video['width'], height=video['height'])
-        result.append(dict(name=name, frames=frames, boxes=boxes, **size))
+    videos, root, result = files.read_json(path), os.path.dirname(path), []
+    try:
+        for name, video in videos.items():
+            if not video.get('img_names') or len(video['img_names']) != len(video['gt_rect']):
+                raise ValueError(f'{path}: {name} has no frames, or not as many as boxes')
+            frames = [os.path.join(root, n) for n in video['img_names']]
+            size = video['width'], video['height']
+            result.append(_sequence(name, frames, video['gt_rect'], *size))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is no VOT json: expected {{name: {{img_names, gt_rect, width, height}}}} '
+            f'({error!r})'
+        ) from None
     return result
 
 
@@ -89,43 +115,49 @@ def _from_folder(folder):
         raise FileNotFoundError(f'no groundtruth.txt in {folder}')
     with open(path) as f:
         rows = [line.replace(',', ' ').split() for line in f if line.strip()]
-    boxes = np.stack([polygon([float(v) for v in row]) for row in rows])
-    if {len(row) for row in rows} == {4}:
-        boxes[:, [2, 4, 5, 7]] -= 1  # last pixels of rectangles (PT benchmark_helper.py)
+    try:
+        rows = [[float(value) for value in row] for row in rows]
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}; expected 4 or 8 numbers a line') from None
     frames = []
-    for place in ('', 'color', 'img'):
-        frames = frames or sorted(glob.glob(os.path.join(folder, place, '*.jpg')))
-    if len(frames) != len(boxes):
-        raise ValueError(f'{folder}: {len(frames)} frames, {len(boxes)} lines in {path}')
+    for subfolder in ('', 'color', 'img'):
+        images = os.path.join(folder, subfolder)
+        if not frames and os.path.isdir(images):
+            frames = files.listed(images, ('.jpg',))
+    if len(frames) != len(rows) or not rows:
+        raise ValueError(f'{folder}: {len(frames)} frames, {len(rows)} lines in {path}')
     height, width = masks.read_image(frames[0]).shape[:2]
-    name = os.path.basename(folder)
-    return dict(name=name, frames=frames, boxes=boxes, width=width, height=height)
+    return _sequence(os.path.basename(folder), frames, rows, width, height)
 
 
 def write_run(path: str, run: list) -> None:
-    """Writes one run, a line a frame, %.4f, under a temporary name and moved."""
-    lines = [
-        str(entry) if isinstance(entry, int)
-        else ','.join(f'{np.float32(v):.4f}' for v in np.ravel(entry))
-        for entry in run
-    ]  # fmt: skip
+    """Writes one run, a line a frame, numbers as %.4f."""
+    lines = []
+    for entry in run:
+        if isinstance(entry, int):
+            lines.append(str(entry))
+        else:
+            lines.append(','.join(f'{np.float32(v):.4f}' for v in np.ravel(entry)))
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f'{path}.tmp', 'w') as f:
-        f.write('\n'.join(lines) + '\n')
-    os.replace(f'{path}.tmp', path)
+    files.write_text(path, '\n'.join(lines) + '\n')
 
 
 def read_runs(folder: str, sequence: dict) -> list[list]:
     """The runs of a sequence: all of `folder`/baseline/<name>/*0*.txt where they are 15, else the
     first. Raises FileNotFoundError, ValueError: no file; other lines than one region a frame."""
     name = sequence['name']
-    paths = sorted(glob.glob(os.path.join(folder, 'baseline', name, '*0*.txt')))
+    own = glob.escape(os.path.join(folder, 'baseline', name))
+    paths = sorted(glob.glob(os.path.join(own, '*0*.txt')))
     if not paths:
         raise FileNotFoundError(f'no results of {name}: tried {folder}/baseline/{name}/*0*.txt')
     runs = []
     for path in paths if len(paths) == 15 else paths[:1]:
         with open(path) as f:
-            run = [[float(v) for v in line.split(',')] for line in f if line.strip()]
+            lines = [line.strip() for line in f if line.strip()]
+        try:
+            run = [[float(v) for v in line.split(',')] for line in lines]
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}; expected 1, 4 or 8 numbers a line') from None
         if len(run) != len(sequence['frames']) or {len(r) for r in run} - {1, 4, 8}:
             raise ValueError(
                 f'{path}: expected {len(sequence["frames"])} lines of 1, 4 or 8 numbers, '
@@ -146,7 +178,8 @@ def run_overlaps(run: list, sequence: dict, bounds, burn_in: int = 0) -> np.ndar
     chosen = np.flatnonzero(wanted)
     if chosen.size:
         found = np.stack([polygon(run[f]) for f in chosen])
-        result[chosen] = overlaps(found, sequence['boxes'][chosen], bounds)
+        truth = sequence.get('regions', sequence['boxes'])
+        result[chosen] = overlaps(found, truth[chosen], bounds)
     return result
 
 
@@ -154,7 +187,9 @@ def score(sequences: list[dict], runs: dict, interval=None) -> dict:
     """Accuracy, robustness, number of failures and EAO of one tracker.
 
     Args:
-      runs: {sequence name: list of runs}. interval: (low, high) frames of EAO; None: LEGACY.
+      sequences: of load().
+      runs: {sequence name: list of runs}.
+      interval: (low, high) frames of EAO; None: LEGACY.
 
     Returns:
       {accuracy, robustness (failures a hundred frames), lost, eao (NaN of shorter sequences), curve
@@ -231,7 +266,7 @@ def overlaps(first: np.ndarray, second: np.ndarray, bounds=None) -> np.ndarray:
     the VOT toolkit of 2013-2019 has it, to the bit.
 
     Args:
-      bounds: (W, H), the picture; None: none.
+      bounds: (W, H), the image; None: none.
     """
     first, second = (np.asarray(p, np.float32).reshape(-1, 4, 2) for p in (first, second))
     limits = np.array([0, 0, *bounds] if bounds else [-np.inf] * 2 + [np.inf] * 2, np.float32)
