@@ -57,6 +57,12 @@ def naturally_sorted(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
+def split_names(text: str | None) -> list[str]:
+    """The names of a flag such as --sequences=a,b, each once; [] of an empty one."""
+    names = [name.strip() for name in (text or '').split(',')]
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
     """Paths of the files of `folder` with one of the endings, in natural order, without hidden
     ones such as the `._00000.png` that macOS leaves beside a copied file.
