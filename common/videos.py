@@ -6,6 +6,7 @@ scoring and drawing are here.
 from __future__ import annotations
 
 import datetime
+import glob
 import json
 import os
 import sys
@@ -24,23 +25,16 @@ EVERY = 10  # s between two lines of progress
 
 
 class Video(NamedTuple):
-    """A video to segment.
-
-    given: {frame number: ids uint8 [H, W]}, an object starts in the first that shows it.
-    shown: {object id: names of the frames that may show it}; {} for all.
-    truth: [(frame name, path of the ground truth)] to compare with.
-    year: '2016' or '2017' where the official DAVIS scores are wanted, else ''.
-    union: all ids of the ground truth are one object.
-    """
+    """A video to segment."""
 
     name: str
     folder: str  # of its masks, below the results
     frames: list  # paths
-    given: dict
-    shown: dict
-    truth: list
-    year: str = ''
-    union: bool = False
+    given: dict  # {frame number: ids uint8 [H, W]}; an object starts in the first that shows it
+    shown: dict  # {object id: names of the frames that may show it}; an absent id: all
+    truth: list  # [(frame name, path of the ground truth)]
+    year: str = ''  # '2016' or '2017' where the official DAVIS scores are wanted
+    union: bool = False  # all ids of the ground truth are one object
 
 
 class Frames:
@@ -63,9 +57,9 @@ def resolve(root: str, dataset: str, year: str) -> str:
     if dataset == 'davis':
         return davis.resolve(root, year)
     for path in (root, os.path.join(root, 'YouTubeVOS')):
-        if any(os.path.isdir(os.path.join(path, s)) for s in ('train', 'valid', 'JPEGImages')):
+        if any(os.path.isdir(os.path.join(path, s)) for s in (*youtube_vos.SPLITS, 'JPEGImages')):
             return path
-    return youtube_vos.resolve(root, 'valid')
+    return youtube_vos.resolve(root, 'valid')  # raises
 
 
 def find(
@@ -76,8 +70,7 @@ def find(
     Raises:
       FileNotFoundError, ValueError: missing data; a video without any object.
     """
-    root = resolve(root, dataset, year)
-    names = names.split(',') if names else None
+    root, names = resolve(root, dataset, year), files.split_names(names)
     if dataset == 'davis':
         names = names or davis.sequences(root, split or 'val', year)
         found = [_davis(root, name, year) for name in names]
@@ -113,13 +106,18 @@ def binary(ids: np.ndarray, number: int = 0) -> np.ndarray:
 
 
 def _davis(root, name, year):
-    paths = davis.masks(root, name)
-    first = masks.read_mask(paths[0])
-    first = binary(first) if year == '2016' else first
-    truth = [(stem(path), path) for path in paths]
-    folder = os.path.join('masks', name)
+    frames, paths = davis.frames(root, name), davis.masks(root, name)
+    start = [stem(path) for path in frames].index(stem(paths[0]))
+    first, union = masks.read_mask(paths[0]), year == '2016'
     return Video(
-        name, folder, davis.frames(root, name), {0: first}, {}, truth, year, year == '2016'
+        name=name,
+        folder=os.path.join('masks', name),
+        frames=frames,
+        given={start: binary(first) if union else first},
+        shown={},
+        truth=[(stem(path), path) for path in paths],
+        year=year,
+        union=union,
     )
 
 
@@ -129,16 +127,24 @@ def _youtube_vos(root, name, split):
     found = {stem(path): path for path in youtube_vos.masks(root, name, split)}
     given, shown = {}, {}
     for number, stems in youtube_vos.objects(root, name, split).items():
-        masked = [s for s in stems if s in found]
-        if not masked:
+        for frame in files.naturally_sorted(s for s in stems if s in found):
+            ids = masks.read_mask(found[frame])
+            if (ids == number).any():
+                break
+        else:
             raise ValueError(f'{name}: object {number} of meta.json is in no mask of the video')
-        ids = masks.read_mask(found[masked[0]])
-        t = order[masked[0]]
+        t = order[frame]
         given[t] = np.where(ids == number, ids, given.get(t, np.zeros_like(ids)))
         if set(stems) - set(found):  # the list of valid: frames to segment; of train: with masks
             shown[number] = set(stems)
-    folder = os.path.join('Annotations', name)
-    return Video(name, folder, frames, given, shown, sorted(found.items()))
+    return Video(
+        name=name,
+        folder=os.path.join('Annotations', name),
+        frames=frames,
+        given=given,
+        shown=shown,
+        truth=list(found.items()),
+    )
 
 
 def progress(items: Iterable, what: str, total: int | None = None) -> Iterator:
@@ -186,9 +192,7 @@ def evaluate(
       overlay: draw a contact sheet and a clip of each.
       stability: score T of DAVIS as well; slow.
     """
-    old = os.path.join(output_path, 'results.json')
-    if os.path.isfile(old):  # of other masks than those that are written now
-        os.replace(old, os.path.join(output_path, 'results.old.json'))
+    _put_old_scores_aside(output_path)
     for video in found:
         write_masks(video, segment(video), output_path)
     results = score(found, output_path, settings, set_name, stability)
@@ -197,8 +201,19 @@ def evaluate(
     return results
 
 
+def _put_old_scores_aside(output_path):
+    """Renames results.json and the CSV files, whose masks are about to be replaced, to *.old.*"""
+    kinds = ('results.json', 'global_results-*.csv', 'per-sequence_results-*.csv')
+    for kind in kinds:
+        for path in glob.glob(os.path.join(glob.escape(output_path), kind)):
+            start, ending = os.path.splitext(path)
+            if not start.endswith('.old'):
+                os.replace(path, f'{start}.old{ending}')
+
+
 def write_masks(video: Video, results: Iterable[np.ndarray], output_path: str) -> None:
-    """Writes <output_path>/<video.folder>/<frame>.png of each frame's ids uint8 [H, W]."""
+    """Writes <output_path>/<video.folder>/<frame>.png of each frame's ids uint8 [H, W]; objects are
+    left out of frames that do not show them."""
     folder = os.path.join(output_path, video.folder)
     os.makedirs(folder, exist_ok=True)
     for ids, path in zip(progress(results, video.name, len(video.frames)), video.frames):
@@ -220,15 +235,19 @@ def score(
     DAVIS with the official rules (common/metrics.py); other videos on the frames after each
     object's first, the last included (youtube_eval.py of OSMN); {} without ground truth.
     """
-    if all(video.year and len(video.truth) == len(video.frames) for video in found):
+    partial = [video.name for video in found if len(video.truth) < len(video.frames)]
+    if found[0].year and len(partial) < len(found):
+        if partial:
+            print(f'not every frame has a mask: {partial} are not scored', flush=True)
+            found = [video for video in found if video.name not in partial]
         annotations = os.path.dirname(os.path.dirname(found[0].truth[0][1]))
         written = os.path.join(output_path, os.path.dirname(found[0].folder))
         names = [video.name for video in found]
-        results = metrics.evaluate(
-            annotations, written, names, year=found[0].year, stability=stability
-        )
+        results = metrics.evaluate(annotations, written, names, found[0].year, stability=stability)
     else:
         results = _score_frames(found, output_path)
+        if results and found[0].year:
+            print('not every frame has a mask: not scored by the official rules', flush=True)
     if not results:
         print('no ground truth beyond the masks given: nothing scored', flush=True)
         return {}
@@ -243,38 +262,35 @@ def score(
 
 
 def _is_plain(value):
-    return isinstance(value, (str, int, float, bool, type(None))) or (
-        isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in value)
-    )
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (str, int, float)) for item in value)
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _score_frames(found, output_path):
     rows = {}
     for video in found:
         order = {stem(path): t for t, path in enumerate(video.frames)}
-        for number, start in starts(video.given).items():
-            values = [
-                _frame_scores(path, os.path.join(output_path, video.folder), number, video.union)
-                for name, path in video.truth
-                if order[name] > start
-            ]
+        scores = {number: [] for number in starts(video.given)}
+        void = masks.shows_ids(video.truth[0][1])
+        for name, path in video.truth:
+            wanted = [n for n, start in starts(video.given).items() if order[name] > start]
+            if not wanted:
+                continue
+            truth = masks.read_mask(path, void)
+            written = os.path.join(output_path, video.folder, f'{name}.png')
+            ids = masks.read_mask(written, void=True)
+            for number in wanted:
+                pair = binary(truth, 0 if video.union else number), binary(ids, number)
+                scores[number].append((metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)))
+        for number, values in scores.items():
             if values:
                 j, f = np.mean(values, axis=0)
                 rows[f'{video.name}_{number}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
     if not rows:
         return {}
-    means = {
-        key: float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean')
-    }
-    means = {'J&F-Mean': (means['J-Mean'] + means['F-Mean']) / 2, **means}
-    return {'global': means, 'per_sequence': rows}
-
-
-def _frame_scores(truth_path, folder, number, union):
-    truth = masks.read_mask(truth_path)
-    written = masks.read_mask(os.path.join(folder, stem(truth_path) + '.png'), void=True)
-    pair = binary(truth, 0 if union else number), binary(written, number)
-    return metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)
+    j, f = (float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean'))
+    return {'global': {'J&F-Mean': (j + f) / 2, 'J-Mean': j, 'F-Mean': f}, 'per_sequence': rows}
 
 
 def print_scores(results: dict) -> None:
