@@ -25,6 +25,9 @@ import zlib
 import numpy as np
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a torch file before 1.6 (serialization.py)
+LEGACY_START = pickle.dumps(LEGACY_MAGIC, 2)[2:-1]
+PICKLE_STARTS = (b'\x80', b'(d', b'}', b'ccollections\n')  # since protocol 2, or a dict before it
+TABLE_END = (0xDB4775248B80FB57).to_bytes(8, 'little')  # of TensorFlow's files before V2 (table.cc)
 STORAGES = {
     'FloatStorage': np.float32,
     'DoubleStorage': np.float64,
@@ -42,7 +45,11 @@ MINDSPORE_TYPES = {
     'Float64': np.float64,
     'Int32': np.int32,
     'Int64': np.int64,
+    'UInt8': np.uint8,
+    'Bool': np.bool_,
 }
+SMALL = 2**20  # bytes, numbers: too few to fill a memory, whatever a file claims
+MOST_RATIO = 200  # of bytes in memory to bytes in a compressed file; weights have less than 2
 WRAPPERS = ('state_dict', 'model', 'network')  # keys under which programs keep the state dict
 BROKEN = (
     pickle.UnpicklingError,
@@ -59,6 +66,8 @@ BROKEN = (
     MemoryError,
     RecursionError,
     NotImplementedError,
+    RuntimeError,
+    OSError,
 )  # what Python's readers raise on a damaged file
 
 
@@ -66,16 +75,19 @@ class Tensor:
     """A tensor of a pickle before its numbers are read: storage, offset, shape and strides in
     items."""
 
-    def __init__(self, storage, offset, shape, stride):
-        """As torch._utils._rebuild_tensor_v2 is called."""
-        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
+    def __init__(self, storage, offset, shape, stride, *_):
+        """As torch._utils._rebuild_tensor and _rebuild_tensor_v2 are called."""
+        self.storage, self.offset = storage, offset
+        self.shape, self.stride = tuple(shape), tuple(stride)
 
     def array(self, storages: dict) -> np.ndarray:
         """The numbers, copied; ValueError where the shape does not fit in the storage."""
         flat = storages[self.storage]
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride))
-        bad = any(n < 0 for n in self.shape) or any(s < 0 for s in self.stride) or self.offset < 0
-        if bad or (0 not in self.shape and last >= flat.size):
+        bad = min((self.offset, *self.shape, *self.stride)) < 0
+        # as many numbers as the storage has, or a few more of a tensor that was expanded
+        large = _size(self.shape) > max(flat.size, SMALL)
+        if bad or large or (0 not in self.shape and last >= flat.size):
             raise ValueError(
                 f'tensor {list(self.shape)} does not fit in its storage of {flat.size}'
             )
@@ -83,12 +95,26 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides).copy()
 
 
-def _rebuild_tensor(storage, offset, shape, stride, *_):
-    return Tensor(storage, offset, tuple(shape), tuple(stride))
+def _size(shape):
+    return functools.reduce(operator.mul, shape, 1)  # of Python's numbers, which do not overflow
 
 
-def _rebuild_parameter(data, *_):
-    return data
+class PickledType:
+    """A numpy type of a pickle: one of plain numbers, told its byte order by the pickle."""
+
+    def __init__(self, text, *_):
+        """As numpy.dtype is called: with a text such as 'f4'."""
+        self.dtype = np.dtype(text if isinstance(text, str) else object)
+        if self.dtype.kind not in 'biufcO':
+            raise ValueError(f'{text!r} is no plain type of numbers')
+
+    def __setstate__(self, state):
+        """As numpy.dtype.__setstate__: (version, byte order, subtype, names, ...); of these the
+        byte order is taken, because flags and sizes would let numpy read foreign memory."""
+        if any(part is not None for part in state[2:5]):
+            raise ValueError('a numpy type of several fields')
+        if state[1] in ('<', '>'):
+            self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class PickledArray:
@@ -101,44 +127,49 @@ class PickledArray:
 
     def __setstate__(self, state):
         """As numpy.ndarray.__setstate__: (version, shape, dtype, Fortran order, data)."""
-        _, shape, dtype, fortran, data = state
-        if dtype.hasobject:
-            items = [plain(item) for item in data]
-            self.array = np.empty(len(items), object)
-            self.array[:] = items
-            self.array = self.array.reshape(shape)
-            return
+        _, shape, kind, fortran, data = state
+        self.array = _array(data, kind.dtype, shape, 'F' if fortran else 'C')
+
+
+def _from_buffer(data, kind, shape, order, *_):
+    """numpy.core.numeric._frombuffer, which protocol 5 calls."""
+    result = PickledArray()
+    result.array = _array(data, kind.dtype, shape, order)
+    return result
+
+
+def _array(data, dtype, shape, order):
+    """An array of the numbers that are in `data`, copied; ValueError where they are not as many as
+    the shape says."""
+    if dtype.hasobject:
+        flat = np.empty(len(data), object)
+        flat[:] = [plain(item) for item in data]
+    else:
         data = data.encode('latin1') if isinstance(data, str) else data
-        array = np.frombuffer(data, dtype)
-        if any(n < 0 for n in shape) or array.size != functools.reduce(operator.mul, shape, 1):
-            raise ValueError(f'array {list(shape)} does not fit in its {len(data)} bytes')
-        self.array = array.reshape(shape, order='F' if fortran else 'C').copy()
+        if len(data) % dtype.itemsize:
+            raise ValueError(f'{len(data)} bytes are no numbers of {dtype}')
+        flat = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
+    if any(n < 0 for n in shape) or flat.size != _size(shape):
+        raise ValueError(f'array {list(shape)} does not fit in its {len(data)} bytes or items')
+    return flat.reshape(shape, order=order).copy()
 
 
-def _scalar(dtype, data=b''):
+def _scalar(kind, data=b''):
     """A numpy scalar, such as a best score beside the weights."""
-    data = data.encode('latin1') if isinstance(data, str) else data
-    if dtype.hasobject or len(data) != dtype.itemsize:
-        raise ValueError(f'a numpy scalar of type {dtype} with {len(data)} bytes')
-    return np.frombuffer(data, dtype)[0]
+    if kind.dtype.hasobject:
+        raise ValueError('a numpy scalar that is no number')
+    return _array(data, kind.dtype, (1,), 'C')[0]
 
 
-def _dtype(text, *_):
-    """numpy.dtype of a plain type's text, such as 'f4'."""
-    if not isinstance(text, str) or not np.dtype(text).isbuiltin:
-        raise ValueError(f'{text!r} is no plain type of numbers')
-    return np.dtype(text, False, True)  # a copy: its byte order may be set next
-
-
-def _ndarray(*_):
-    raise ValueError('an array without its data')
+def _forbidden(*_):
+    raise ValueError('the file asks for an array without its data')
 
 
 def plain(value):
     """`value` with the stand-ins of arrays replaced by the arrays."""
     if isinstance(value, PickledArray):
         if value.array is None:
-            raise ValueError('an array without its data')
+            raise ValueError('the file has an array without its data')
         return value.array
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
@@ -147,22 +178,30 @@ def plain(value):
 
 ALLOWED = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
-    ('torch._utils', '_rebuild_tensor'): _rebuild_tensor,
-    ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
-    ('numpy', 'ndarray'): _ndarray,
-    ('numpy', 'dtype'): _dtype,
+    ('torch._utils', '_rebuild_tensor_v2'): Tensor,
+    ('torch._utils', '_rebuild_tensor'): Tensor,
+    ('torch._utils', '_rebuild_parameter'): lambda data, *_: data,
+    ('numpy', 'ndarray'): _forbidden,
+    ('numpy', 'dtype'): PickledType,
     ('_codecs', 'encode'): lambda text, _: text.encode('latin1'),
+    ('builtins', 'bytes'): lambda: b'',  # empty ones, of protocols 0 to 2
+    ('__builtin__', 'bytes'): lambda: b'',
     **{('torch', name): dtype for name, dtype in STORAGES.items()},
 }
-for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-    ALLOWED[_module, '_reconstruct'] = PickledArray
-    ALLOWED[_module, 'scalar'] = _scalar
+for _package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
+    ALLOWED[f'{_package}.multiarray', '_reconstruct'] = PickledArray
+    ALLOWED[f'{_package}.multiarray', 'scalar'] = _scalar
+    ALLOWED[f'{_package}.numeric', '_frombuffer'] = _from_buffer
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Unpickles containers and tensors; any other name in the file is an error, nothing of it is
-    run."""
+    """Unpickles containers, tensors and arrays; any other name in the file is an error, nothing of
+    it is run."""
+
+    def __init__(self, file):
+        """`file`: binary, at the start of a pickle."""
+        super().__init__(file, encoding='latin1')
+        self.types = {}  # {key of a storage: numpy type}
 
     def find_class(self, module, name):
         """The stand-in of an allowed global; ValueError for any other."""
@@ -174,8 +213,15 @@ class TensorUnpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, pid):
-        """Key and type of a storage, read later."""
-        return (str(pid[2]), np.dtype(pid[1]))
+        """Key of a storage, read later; notes its type."""
+        if pid[0] != 'storage' or pid[1] not in STORAGES.values():
+            raise ValueError('the file asks for a storage of no known type')
+        self.types[str(pid[2])] = np.dtype(pid[1])
+        return str(pid[2])
+
+
+def _unpickle(file):
+    return TensorUnpickler(file).load()
 
 
 def read_pth(path: str) -> dict:
@@ -186,74 +232,79 @@ def read_pth(path: str) -> dict:
       ValueError: cut off, not a state dict, or a pickle that asks for anything but tensors.
     """
     with _damage_is_named(path, 'PyTorch file'):
-        state, storages = _zip(path) if zipfile.is_zipfile(path) else _legacy(path)
-        found = {
-            name: value.array(storages)
-            for name, value in _unwrapped(state).items()
-            if isinstance(value, Tensor)
-        }
-    if not found:
-        raise ValueError(f'{path} holds no state dict')
-    return {name[7:] if name.startswith('module.') else name: a for name, a in found.items()}
+        state, storages = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        found = {}
+        for name, value in _unwrap(state).items():
+            value = value.array(storages) if isinstance(value, Tensor) else plain(value)
+            if isinstance(value, np.ndarray):
+                found[name[7:] if name.startswith('module.') else name] = value
+        if not found:
+            raise ValueError('there is no state dict in it')
+    return found
 
 
 @contextlib.contextmanager
 def _damage_is_named(path, kind):
+    """Turns what readers raise on a damaged file into a ValueError that names the file."""
     try:
         yield
+    except ValueError as error:
+        raise ValueError(f'{os.path.abspath(path)}: {error}') from None
     except BROKEN as error:
         raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {error!r}') from None
 
 
-def _unwrapped(state):
+def _unwrap(state):
     for key in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     return state if isinstance(state, dict) else {}
 
 
-def _zip(path):
+def _read_member(archive, name):
+    """The bytes of a file in a zip; ValueError where they would be many more than are stored, as
+    of a file made to fill the memory."""
+    info = archive.getinfo(name)
+    if info.file_size > max(SMALL, MOST_RATIO * info.compress_size):
+        raise ValueError(
+            f'{name} in it unpacks from {info.compress_size} to {info.file_size} bytes'
+        )
+    return archive.read(name)
+
+
+def _read_zip(path):
+    """(pickled object, {key: storage}) of a file since torch 1.6."""
     with zipfile.ZipFile(path) as archive:
         pickles = [n for n in archive.namelist() if n.endswith('/data.pkl') or n == 'data.pkl']
         if not pickles:
-            raise ValueError(f'{path} is a zip without data.pkl: no PyTorch file')
+            raise ValueError('a zip without data.pkl is no PyTorch file')
         root = pickles[0][: -len('data.pkl')]
-        state = _unpickler(io.BytesIO(archive.read(pickles[0])))
-        wanted = {tensor.storage for tensor in _tensors(state)}
+        unpickler = TensorUnpickler(io.BytesIO(_read_member(archive, pickles[0])))
+        state = unpickler.load()
         storages = {}
-        for key, dtype in wanted:
-            storages[key, dtype] = np.frombuffer(archive.read(f'{root}data/{key}'), dtype)
+        for key in {t.storage for t in _unwrap(state).values() if isinstance(t, Tensor)}:
+            data = _read_member(archive, f'{root}data/{key}')
+            storages[key] = np.frombuffer(data, unpickler.types[key])
     return state, storages
 
 
-def _unpickler(file):
-    return TensorUnpickler(file, encoding='latin1').load()
-
-
-def _tensors(state):
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from _tensors(value)
-
-
-def _legacy(path):
+def _read_legacy(path):
+    """(pickled object, {key: storage}) of a file before torch 1.6."""
     with open(path, 'rb') as f:
-        if _unpickler(f) != LEGACY_MAGIC:
-            raise ValueError(f'{path} does not start as a PyTorch file')
-        _unpickler(f)  # the protocol's version
-        _unpickler(f)  # sizes of the writing machine's types
-        state = _unpickler(f)
-        types = dict(tensor.storage for tensor in _tensors(state))
+        if _unpickle(f) != LEGACY_MAGIC:
+            raise ValueError('it does not start as a PyTorch file')
+        _unpickle(f)  # the protocol's version
+        _unpickle(f)  # sizes of the writing machine's types
+        unpickler = TensorUnpickler(f)
+        state = unpickler.load()
         storages = {}
-        for key in _unpickler(f):
+        for key in _unpickle(f):
             count = struct.unpack('<q', f.read(8))[0]
-            dtype = types.get(str(key), np.dtype(np.float32))
+            dtype = unpickler.types[str(key)]
             if not 0 <= count * dtype.itemsize <= os.path.getsize(path):
-                raise ValueError(f'{path}: a storage of {count} numbers in a smaller file')
+                raise ValueError(f'a storage of {count} numbers in a smaller file')
             data = f.read(count * dtype.itemsize)
-            storages[str(key), dtype] = np.frombuffer(data, dtype, count)
+            storages[str(key)] = np.frombuffer(data, dtype, count)
     return state, storages
 
 
@@ -264,16 +315,16 @@ def read_mindspore(path: str) -> dict:
       ValueError: not such a file, or an unknown type of number.
     """
     with open(path, 'rb') as f:
-        data = f.read()
+        data = memoryview(f.read())
     pieces, shapes = collections.OrderedDict(), {}
     with _damage_is_named(path, 'MindSpore checkpoint'):
         for field, value in _fields(data):
             if field != 1:
                 continue
             entry = dict(_fields(value))
-            name = entry[1].decode()
+            name = bytes(entry[1]).decode()
             tensor = list(_fields(entry[2]))
-            kind = [v for k, v in tensor if k == 2][0].decode()
+            kind = bytes([v for k, v in tensor if k == 2][0]).decode()
             dtype = np.dtype(MINDSPORE_TYPES[kind])
             shapes[name] = [d for k, v in tensor if k == 1 for d in _dimensions(v)]
             content = next((v for k, v in tensor if k == 3), b'')
@@ -282,7 +333,7 @@ def read_mindspore(path: str) -> dict:
 
 
 def _fields(data):
-    """(number, int or bytes) of each field of a protobuf message."""
+    """(number, int or memoryview) of each field of a protobuf message."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
@@ -290,10 +341,10 @@ def _fields(data):
         if kind == 0:
             value, position = _varint(data, position)
         elif kind in (1, 2, 5):
-            size, position = (
-                _varint(data, position) if kind == 2 else ({1: 8, 5: 4}[kind], position)
-            )
-            value = bytes(data[position : position + size])
+            size = {1: 8, 5: 4}.get(kind)
+            if size is None:
+                size, position = _varint(data, position)
+            value = data[position : position + size]
             if len(value) < size:
                 raise IndexError('cut off')
             position += size
@@ -310,6 +361,8 @@ def _varint(data, position):
         position, shift = position + 1, shift + 7
         if byte < 128:
             return result, position
+        if shift > 63:
+            raise IndexError('a number of more than 64 bits')
 
 
 def _dimensions(value):
@@ -330,14 +383,11 @@ def read_npy(path: str) -> dict:
       ValueError: damaged, or no dict.
     """
     with open(path, 'rb') as f, _damage_is_named(path, 'dict of arrays'):
-        version = np.lib.format.read_magic(f)
-        if version == (1, 0):
-            np.lib.format.read_array_header_1_0(f)
-        else:
-            np.lib.format.read_array_header_2_0(f)
-        state = plain(_unpickler(f))
-    state = state.item() if isinstance(state, np.ndarray) and state.size == 1 else state
-    return _arrays_of(state, path)
+        _read_npy_header(f)
+        state = plain(_unpickle(f))
+        if isinstance(state, np.ndarray) and state.size == 1:
+            state = state.item()
+        return _arrays_of(state)
 
 
 def read_pickle(path: str) -> dict:
@@ -348,11 +398,10 @@ def read_pickle(path: str) -> dict:
       ValueError: damaged, or no dict of arrays.
     """
     with open(path, 'rb') as f, _damage_is_named(path, 'dict of arrays'):
-        state = plain(_unpickler(f))
-    return _arrays_of(_unwrapped(state), path)
+        return _arrays_of(_unwrap(plain(_unpickle(f))))
 
 
-def _arrays_of(state, path):
+def _arrays_of(state):
     found = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, dict):
@@ -361,14 +410,29 @@ def _arrays_of(state, path):
             found[name] = value
     found = {str(name): x for name, x in found.items() if isinstance(x, np.ndarray)}
     if not found:
-        raise ValueError(f'{os.path.abspath(path)} holds no arrays')
+        raise ValueError('there are no arrays in it')
     return found
 
 
+def _read_npy_header(file):
+    """(shape, Fortran order, dtype) of an .npy."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
 def read_npz(path: str) -> dict:
-    """{name: array} of an .npz. Raises ValueError where it is damaged."""
-    with _damage_is_named(path, '.npz'), np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}
+    """{name: array} of an .npz. Raises ValueError where it is damaged or holds objects."""
+    found = {}
+    with _damage_is_named(path, '.npz'), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            file = io.BytesIO(_read_member(archive, name))
+            shape, fortran, dtype = _read_npy_header(file)
+            if dtype.hasobject:
+                raise ValueError(f'{name} in it holds objects, not numbers')
+            found[name[: -len('.npy')]] = _array(file.read(), dtype, shape, 'F' if fortran else 'C')
+    return found
 
 
 def read_h5(path: str) -> dict:
@@ -386,25 +450,23 @@ def read_wheel(path: str) -> dict:
     with _damage_is_named(path, 'zip'), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith('.h5')]
         if len(names) != 1:
-            raise ValueError(f'{os.path.abspath(path)} holds several .h5 files: {names}')
-        return _hdf5(io.BytesIO(archive.read(names[0])), path)
+            raise ValueError(f'it holds several .h5 files: {names}')
+        return _hdf5(io.BytesIO(_read_member(archive, names[0])), path)
 
 
 def _hdf5(file, path):
     import h5py  # TensorFlow brings it
 
-    found = {}
+    found, size = {}, os.path.getsize(path)
 
     def take(name, item):
         if isinstance(item, h5py.Dataset):
+            if _size(item.shape) * item.dtype.itemsize > max(SMALL, MOST_RATIO * size):
+                raise ValueError(f'{name} of shape {list(item.shape)} in a file of {size} bytes')
             found[name] = item[()]
 
-    with _damage_is_named(path, 'HDF5 file'):
-        try:
-            with h5py.File(file, 'r') as f:
-                f.visititems(take)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f'{os.path.abspath(path)} is no readable HDF5 file: {error}') from None
+    with _damage_is_named(path, 'HDF5 file'), h5py.File(file, 'r') as f:
+        f.visititems(take)
     return found
 
 
@@ -417,13 +479,16 @@ def read_mat(path: str) -> dict:
     """
     from scipy.io import loadmat
 
-    with _damage_is_named(path, 'MATLAB file'):
-        content = loadmat(path)
-    if not {'weights', 'biases'} <= set(content):
-        raise ValueError(f'{path} has {sorted(content)}, expected cell arrays weights and biases')
     result = {}
-    for i, (weights, biases) in enumerate(zip(content['weights'][0], content['biases'][0])):
-        result[f'weights_{i}'], result[f'biases_{i}'] = weights.transpose(), biases[:, 0]
+    with _damage_is_named(path, 'MATLAB file'):
+        try:
+            content = loadmat(path)
+        except Exception as error:  # scipy has errors of its own
+            raise ValueError(f'no readable MATLAB file: {error!r}') from None
+        if not {'weights', 'biases'} <= set(content):
+            raise ValueError(f'it has {sorted(content)}, expected cell arrays weights and biases')
+        for i, (weights, biases) in enumerate(zip(content['weights'][0], content['biases'][0])):
+            result[f'weights_{i}'], result[f'biases_{i}'] = weights.transpose(), biases[:, 0]
     return result
 
 
@@ -438,12 +503,13 @@ def read_checkpoint(prefix: str) -> dict:
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise ValueError(f'{os.path.abspath(prefix)} is no readable checkpoint: {error}') from None
 
 
 def checkpoint_prefix(path: str) -> str:
-    """Prefix of a TensorFlow checkpoint: `path` itself, or the newest one in the folder `path`.
+    """Prefix of a TensorFlow checkpoint: `path` itself, its .index, or the newest one in the folder
+    `path`.
 
     The folder may have been moved: what its file `checkpoint` names is looked for beside it.
 
@@ -455,7 +521,7 @@ def checkpoint_prefix(path: str) -> str:
         named = _newest(os.path.join(absolute, 'checkpoint'))
         prefix = os.path.join(absolute, named) if named else ''
     else:
-        prefix = absolute
+        prefix = re.sub(r'\.index$', '', absolute)
     if prefix and os.path.isfile(f'{prefix}.index'):
         return prefix
     raise FileNotFoundError(
@@ -480,19 +546,22 @@ def read(path: str) -> dict:
     Raises:
       FileNotFoundError: no such file or checkpoint. ValueError: damaged, or of no known kind.
     """
-    if os.path.isfile(f'{path}.index') or os.path.isdir(path):
+    if os.path.isfile(f'{path}.index') or path.endswith('.index') or os.path.isdir(path):
         return read_checkpoint(checkpoint_prefix(path))
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f'no weights at {os.path.abspath(path)}: expected a file, or the prefix of a '
             'TensorFlow checkpoint'
         )
+    return _reader(path)(path)
+
+
+def _reader(path):
+    """The function that reads a file of this kind."""
     with open(path, 'rb') as f:
         start = f.read(128)
-    return _reader(path, start)(path)
-
-
-def _reader(path, start):
+        f.seek(max(0, os.path.getsize(path) - len(TABLE_END)))
+        end = f.read()
     if start.startswith(b'\x93NUMPY'):
         return read_npy
     if start.startswith(b'\x89HDF\r\n\x1a\n'):
@@ -505,12 +574,15 @@ def _reader(path, start):
         if any(name.endswith('.h5') for name in names):
             return read_wheel
         return read_npz if all(name.endswith('.npy') for name in names) else read_pth
-    if start[:1] == b'\x80' and start[1:2] <= b'\x05':  # a pickle, of tensors or of arrays
-        with open(path, 'rb') as f, _damage_is_named(path, 'pickle'):
-            return read_pth if _unpickler(f) == LEGACY_MAGIC else read_pickle
+    if start.startswith(b'PK'):
+        raise ValueError(f'{os.path.abspath(path)} is a zip that is cut off or damaged')
+    if LEGACY_START in start:
+        return read_pth
+    if start.startswith(PICKLE_STARTS):
+        return read_pickle
     if start[:1] == b'\n':
         return read_mindspore
-    if path.endswith('.ckpt'):  # TensorFlow's form before 2016, one file
+    if end == TABLE_END:
         return read_checkpoint
     raise ValueError(
         f'{os.path.abspath(path)} is no weights file that is known here: PyTorch (.pth, .pt, .pkl, '
