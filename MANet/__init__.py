@@ -9,3 +9,12 @@ Original code: lightas/CVPR2020_MANet (PyTorch). Commands, from the folder above
     python -m MANet.convert   --source=MANet_davis2017.pdparams --output=published/model.ckpt
     python -m MANet.export    --checkpoint=run --output_path=exported
 """
+
+import importlib.util
+import os
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: without TensorFlow's
+
+if importlib.util.find_spec('tensorflow') is None:
+    sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')

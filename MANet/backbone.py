@@ -19,18 +19,20 @@ STATISTICS = 'batch_norm_statistics'  # collection: (moving variable, value of t
 
 
 def resnet(image: tf.Tensor, cfg, training: bool = False):
-    """(last, low) maps of pictures.
+    """Maps of the last stage and of the first.
 
     Args:
-      image: float32 [B, H, W, 3], B, G, R, normalised. cfg: uses channels, blocks, bn_decay.
+      image: float32 [B, H, W, 3], B, G, R, normalized.
+      cfg: uses channels, blocks, bn_decay.
+      training: normalize by the batch's statistics.
 
     Returns:
       float32 [B, ceil(H/16), ceil(W/16), 2048] and [B, ceil(H/4), ceil(W/4), 256].
     """
     with tf.variable_scope('backbone'):
-        x = conv(image, scaled(64, cfg), 7, 'conv1', cfg, stride=2)
+        x = conv(image, scale_channels(64, cfg), 7, 'conv1', cfg, stride=2)
         x = tf.nn.relu(batch_norm(x, 'bn1', training, cfg))
-        x = tf.nn.max_pool2d(padded(x, 1), 3, 2, 'VALID')  # not negative: zeros are as good as -inf
+        x = tf.nn.max_pool2d(pad(x, 1), 3, 2, 'VALID')  # not negative: zeros are as good as -inf
         low = None
         for k, (channels, stride, rates) in enumerate(STAGES, 1):
             for block in range(cfg.blocks[k - 1]):
@@ -44,7 +46,7 @@ def resnet(image: tf.Tensor, cfg, training: bool = False):
 
 def bottleneck(x, channels: int, stride: int, rate: int, first: bool, training: bool, cfg):
     """1x1, 3x3 of `stride` and dilation `rate`, 1x1 to four times the channels; added to x."""
-    inner = scaled(channels, cfg)
+    inner = scale_channels(channels, cfg)
     y = tf.nn.relu(batch_norm(conv(x, inner, 1, 'conv1', cfg), 'bn1', training, cfg))
     y = conv(y, inner, 3, 'conv2', cfg, stride, rate)
     y = tf.nn.relu(batch_norm(y, 'bn2', training, cfg))
@@ -55,24 +57,41 @@ def bottleneck(x, channels: int, stride: int, rate: int, first: bool, training: 
     return tf.nn.relu(x + y)
 
 
-def scaled(channels: int, cfg) -> int:
+def scale_channels(channels: int, cfg) -> int:
     """Channels of a layer under the width factor cfg.channels, at least 4."""
     return max(4, int(round(channels * cfg.channels)))
 
 
-def padded(x: tf.Tensor, border: int) -> tf.Tensor:
-    """Zeros around [B, h, w, C]."""
-    return tf.pad(x, [[0, 0], [border] * 2, [border] * 2, [0, 0]]) if border else x
+def pad(x: tf.Tensor, border: int) -> tf.Tensor:
+    """[B, h, w, C] with `border` zeros on each side of rows and columns."""
+    return tf.pad(x, [[0, 0], [border, border], [border, border], [0, 0]]) if border else x
 
 
 def conv(
-    x, channels: int, size: int, name: str, cfg, stride: int = 1, rate: int = 1,
-    bias: bool = False, fan: str = 'out',
-) -> tf.Tensor:  # fmt: skip
+    x,
+    channels: int,
+    size: int,
+    name: str,
+    cfg,
+    stride: int = 1,
+    rate: int = 1,
+    bias: bool = False,
+    fan: str = 'out',
+) -> tf.Tensor:
     """Convolution padded by rate (size - 1) / 2: float32 [B, h, w, C] -> [B, h', w', channels].
 
-    Kernels start as N(0, 2 / fan): 'out', size^2 times the outputs, or 'in'; biases uniform to
-    1 / sqrt(fan in).
+    Kernels start as N(0, 2 / fan), biases uniform between -1 / sqrt(fan in) and 1 / sqrt(fan in).
+
+    Args:
+      x: float32 [B, h, w, C].
+      channels: of the output.
+      size: of the square kernel.
+      name: of the variables' scope.
+      cfg: of the network.
+      stride: of the output.
+      rate: of dilation.
+      bias: whether there is one.
+      fan: 'out', size^2 times the outputs, or 'in', size^2 times the inputs.
     """
     inputs = x.shape.as_list()[-1]
     with tf.variable_scope(name):
@@ -85,7 +104,7 @@ def conv(
     elif rate > 1:
         y = tf.nn.conv2d(x, weights, 1, 'SAME', dilations=[1, rate, rate, 1])
     else:
-        y = tf.nn.conv2d(padded(x, size // 2), weights, stride, 'VALID')
+        y = tf.nn.conv2d(pad(x, size // 2), weights, stride, 'VALID')
     return y if biases is None else tf.nn.bias_add(y, biases)
 
 
@@ -139,34 +158,48 @@ def _tap_gradients(x, dy, rate):
 
 
 def batch_norm(x, name: str, training: bool, cfg, decay: float | None = None, weight=None):
-    """Batch normalisation, float32 [B, h, w, C]: by the batch's statistics while training, which go
-    to the collection STATISTICS (see moving_updates()), else by the moving ones.
+    """Batch normalization: by the batch's statistics while training, which go to the collection
+    STATISTICS (see moving_updates()), else by the moving ones.
 
-    Args: decay: of the moving statistics, default cfg.bn_decay. weight: float32 [B] of 0 and 1, the
-      items whose statistics count.
+    Args:
+      x: float32 [B, h, w, C].
+      name: of the variables' scope.
+      training: as said.
+      cfg: uses bn_decay.
+      decay: of the moving statistics; default: cfg.bn_decay.
+      weight: float32 [B] of 0 and 1: the items whose statistics count; default: all.
+
+    Returns:
+      float32 [B, h, w, C].
     """
     channels = x.shape.as_list()[-1]
     zeros, ones = tf.zeros_initializer, tf.ones_initializer
-    starts = dict(gamma=ones, beta=zeros, moving_mean=zeros, moving_variance=ones)
     with npu.keep_float32(cfg), tf.variable_scope(name):
-        gamma, beta, mean, variance = (
-            tf.get_variable(key, [channels], tf.float32, start(), trainable='moving' not in key)
-            for key, start in starts.items()
+        gamma = tf.get_variable('gamma', [channels], tf.float32, ones())
+        beta = tf.get_variable('beta', [channels], tf.float32, zeros())
+        mean = tf.get_variable('moving_mean', [channels], tf.float32, zeros(), trainable=False)
+        variance = tf.get_variable(
+            'moving_variance', [channels], tf.float32, ones(), trainable=False
         )
         if not training:
             factor = gamma * tf.rsqrt(variance + BN_EPSILON)
             return x * factor + (beta - mean * factor)
         if weight is None:
-            y, *found = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON)
+            y, batch_mean, batch_variance = tf.nn.fused_batch_norm(
+                x, gamma, beta, epsilon=BN_EPSILON
+            )
         else:
-            y, *found = _weighted_norm(tf.cast(x, tf.float32), gamma, beta, weight)
-        for moving, value in zip((mean, variance), found):
-            tf.add_to_collection(STATISTICS, (moving, value, decay or cfg.bn_decay))
+            y, batch_mean, batch_variance = _weighted_norm(
+                tf.cast(x, tf.float32), gamma, beta, weight
+            )
+        decay = decay or cfg.bn_decay
+        tf.add_to_collection(STATISTICS, (mean, batch_mean, decay))
+        tf.add_to_collection(STATISTICS, (variance, batch_variance, decay))
         return y
 
 
 def _weighted_norm(x, gamma, beta, weight):
-    """(normalised, mean, unbiased variance) by the items of weight 1."""
+    """(normalized, mean, unbiased variance) by the items of weight 1."""
     height, width = x.shape.as_list()[1:3]
     weight = weight[:, None, None, None]
     count = tf.reduce_sum(weight) * height * width
@@ -179,7 +212,8 @@ def _weighted_norm(x, gamma, beta, weight):
 
 
 def moving_updates() -> list:
-    """One assignment a moving statistic, in the order of the calls."""
+    """Assignments, one a moving statistic; where a layer was called several times, its statistics
+    are taken in the order of the calls."""
     result = {}
     for moving, value, decay in tf.get_collection(STATISTICS):
         variable, last = result.get(moving.op.name, (moving, moving))

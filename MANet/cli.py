@@ -380,6 +380,7 @@ def checkpoint_to_start_from(args, cfg) -> str:
       FileNotFoundError: no such checkpoint. ValueError: the preset expects published weights, and
       neither they nor --from_scratch are given.
     """
+    cfg.partial_init = args.partial_init
     drawn = os.path.isfile(os.path.join(cfg.data_path, 'sample_data.json')) or not args.data_path
     cfg.trained_on = ['drawn data' if drawn else os.path.basename(cfg.data_path)]
     if args.init_from:
@@ -668,7 +669,8 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     tf.train.update_checkpoint_state(folder, prefix)
     _forget_paths(folder)
     if settings is not None:
-        saved = {**settings, 'trained_on': [f'imported {os.path.basename(source)}']}
+        origin = settings.get('trained_on') or [f'imported {os.path.basename(source)}']
+        saved = {**settings, 'trained_on': origin}
         text = json.dumps(saved, indent=1, sort_keys=True)
         files.write_text(os.path.join(folder, 'config.json'), text)
     return prefix

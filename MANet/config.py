@@ -11,6 +11,36 @@ from __future__ import annotations
 from easydict import EasyDict
 
 PRESETS = ('full', 'stage1', 'stage2', 'performance', 'smoke')
+NETWORK = ('channels', 'blocks')  # settings that make another network
+RANGES = {
+    'height': (0, 4096),             # 0: frames as they are
+    'objects': (0, 254),             # 0: of the data
+    'flip': (0, 1),
+    'tries': (1, 1000),
+    'max_distance': (1, 64),
+    'neighbours': (1, 1000),
+    'bn_decay': (0, 1),
+    'head_decay': (0, 1),
+    'stage1_steps': (0, float('inf')),
+    'power': (0, 10),
+    'clip': (0, float('inf')),
+    'hardest': (1e-6, 1),
+    'mining_steps': (0, float('inf')),
+    'cycle': (1, float('inf')),
+    'rounds': (1, 1000),
+    'test_width': (0, 16384),        # 0: from the frame's aspect
+    'test_batch': (1, 1024),
+    'roi': (0, float('inf')),
+    'interactions': (1, 1000),
+    'seconds': (1e-3, float('inf')),
+}
+PRETRAINED = {
+    'file': 'models/model_best.pth.tar',  # below the data path or this folder
+    'what': 'DeepLabV3+ (ResNet-101) trained on COCO, model_best.pth.tar, linked in the README of '
+            'https://github.com/lightas/CVPR2020_MANet',
+    'how': 'Convert it (python -m MANet.convert --source=model_best.pth.tar '
+           '--output=coco/model.ckpt)',
+}  # of checkpoint_to_start_from()
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -32,13 +62,15 @@ def _full():
     return dict(
         name='MANet',                # the model's folder, first word of CaseName
         # data
+        dataset='davis',             # the only one with scribbles
+        year='2017',                 # DAVIS: '2017' several objects, '2016' all as one
         height=0,                    # px that frames are first brought to; 0: as they are (PT)
-        size=416,                    # px, side of the training pictures (PT)
+        size=416,                    # px, side of the training images (PT)
         scales=[0.75, 1.0, 1.25],    # of the frames before the crop (PT)
         flip=0.5,                    # probability of mirroring (PT)
-        tries=5,                     # crops drawn until one shows an object (PT; see data.changed)
+        tries=5,                     # crops drawn until one shows an object (PT; see data.augment)
         damage=True,                 # previous masks moved, scaled and turned (PT)
-        objects=0,                   # padded number of objects a sample; 0: of the data
+        objects=0,                   # most objects of an example; 0: of the data
         workers=4,                   # reader processes
         # network
         channels=1.0,                # factor on all channels
@@ -48,6 +80,7 @@ def _full():
         bn_decay=0.9,                # moving statistics of DeepLab (PT momentum 0.1)
         head_decay=0.9997,           # of embedding and heads (PT 0.0003): needs over 10k updates
         # training
+        from_scratch=False,          # random weights where published ones are expected
         stage1_steps=101000,         # updates of embedding and propagation head (PT); then stage 2
         batch_size=2,                # sequences a card a step (PT)
         train_epochs=0,              # passes over the sequences, instead of train_steps
@@ -93,13 +126,15 @@ def _stage2():  # train_stage2.py, from the last checkpoint of stage 1
 
 
 def _performance():
-    return dict(train_steps=500, log_steps=50, checkpoint_steps=500)
+    return dict(from_scratch=True, train_steps=500, log_steps=50, checkpoint_steps=500)
 
 
 def _smoke():
     return dict(
-        channels=0.125, blocks=[1, 1, 2, 1], height=120, size=112, batch_size=4, stage1_steps=200,
-        train_steps=500, learning_rate=0.02, bn_decay=0.95, head_decay=0.98, group0_only=False,
-        cycle=50, max_distance=6, test_height=120, test_width=214, roi=5, workers=2, log_steps=10,
-        checkpoint_steps=50, keep_checkpoints=2,
-    )  # fmt: skip
+        from_scratch=True,
+        channels=0.125, blocks=[1, 1, 2, 1], height=120, size=112, max_distance=6,
+        batch_size=4, stage1_steps=200, train_steps=500, learning_rate=0.02, group0_only=False,
+        bn_decay=0.95, head_decay=0.98, cycle=50,
+        test_height=120, test_width=214, roi=5,
+        workers=2, log_steps=10, checkpoint_steps=50, keep_checkpoints=2,
+    )

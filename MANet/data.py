@@ -3,7 +3,9 @@ scribbles for the interaction head (MANet section 4; dataloaders/ of the officia
 
     DAVIS/Scribbles/<sequence>/001.json ...    human scribbles, where there are any
 
-Two seeded generators an example are drawn from: the same draws give the same example.
+An example is drawn from two generators seeded by its number: a run that goes on at update N takes
+the examples that it would have taken. The readers are processes: many small calls of OpenCV, scipy
+and Python make an example.
 """
 
 from __future__ import annotations
@@ -12,176 +14,204 @@ import contextlib
 import functools
 import glob
 import itertools
-import json
 import os
 import random
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 from scipy import ndimage
 
-from common import davis, masks, processes
+from common import davis, files, masks, processes
 
 from . import npu, robot
 
 SHIFT, SCALE, TURN = 0.05, 0.025, 3.0  # share of the size, share, degrees (mask_damaging.py)
 CHECKED = 32  # examples outside training
 ENDLESS = 1000  # crops of a frame with first scribbles, at most (PT: no end)
-REDRAWN = 20  # times the frames, references drawn until one shows all objects (PT: no end)
+REDRAWN = 20  # times the frames: references drawn until one shows all objects (PT: no end)
+VOID = 255  # label of pixels without loss
 SMALL = 'no frame shows an object large enough for a stroke; draw Scribbles/<sequence>/001.json'
 INSTANCES = '{}_instances.txt'  # in ImageSets/2017; the split's letters joined by _ (PT)
 
 
+class Draws(NamedTuple):
+    """The two generators that an example is drawn from, as in the official code."""
+
+    python: random.Random
+    numpy: np.random.RandomState
+
+
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
-    """Batches (features, labels) of model.network() and losses.losses(), from that of update
-    cfg.start_step on; outside training CHECKED examples, once, of draws that no training uses."""
-    cards = npu.rank()[1] if training else 1
-    first = cfg.get('start_step', 0) * cfg.batch_size * cards if training else 0
-    first += npu.rank()[0] * (cards > 1)
-    shapes, types = signature(cfg)
+    """Batches (features, labels) of model.network() and losses.losses().
+
+    Args:
+      cfg: uses examples (names of sequences), counts, objects, data_path, stage, batch_size, seed,
+        start_step, corrections and the augmentation's settings.
+      training: endless, from the examples of update cfg.start_step on; else CHECKED examples, once,
+        of draws that no training uses.
+    """
+    first, step = 0, 1
+    if training:
+        rank, step = npu.rank()
+        first = cfg.get('start_step', 0) * cfg.batch_size * step + rank
+    shapes, types = example_types(cfg)
     found = tf.data.Dataset.from_generator(
-        functools.partial(examples, cfg, first, cards, training), types, shapes
+        functools.partial(examples, cfg, first, step, training), types, shapes
     )
     return found.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
 
 
-def signature(cfg):
-    """Shapes and types of one example, ({features}, {labels})."""
-    size, classes = [cfg.size, cfg.size], cfg.objects + 1
+def example_types(cfg) -> tuple:
+    """Shapes and types of one example: two pairs ({feature: .}, {label: .})."""
+    size = [cfg.size, cfg.size]
     if cfg.stage == 1:
         features = {'images': [3, *size, 3], 'reference': size, 'previous': size}
     else:
         features = {'images': [1, *size, 3], 'strokes': size, 'previous': size}
-    features['there'] = [classes]
-    shapes = (features, {'label': size})
-    kinds = {'images': tf.float32, 'there': tf.float32}
-    types = tuple({key: kinds.get(key, tf.int32) for key in part} for part in shapes)
-    return tuple({key: tf.TensorShape(v) for key, v in part.items()} for part in shapes), types
+    features['present'] = [cfg.objects + 1]
+    shapes, types = [], []
+    for part in (features, {'label': size}):
+        shapes.append({key: tf.TensorShape(shape) for key, shape in part.items()})
+        floats = ('images', 'present')
+        types.append({key: tf.float32 if key in floats else tf.int32 for key in part})
+    return tuple(shapes), tuple(types)
 
 
 @contextlib.contextmanager
 def readers(cfg):
     """cfg.workers processes that make the examples inside; without, this one does."""
-    with processes.readers(functools.partial(_made, cfg), cfg.workers):
+    with processes.readers(functools.partial(_make_example, cfg), cfg.workers):
         yield
 
 
 def examples(cfg, first: int, step: int, training: bool):
     """Examples number first, first + step, ..., in order."""
     stop = None if training else first + CHECKED * step
-    numbers = itertools.islice(itertools.count(), first, stop, step)
-    named = ((n, _sequence(cfg, n)) for n in numbers)
-    jobs = ((n, training, name, cfg.stage, _state(cfg, name)) for n, name in named)
+    jobs = (
+        _job(cfg, number, training)
+        for number in itertools.islice(itertools.count(), first, stop, step)
+    )
     if training and processes.running():
         yield from processes.results(jobs)
     else:
-        yield from (_made(cfg, *job) for job in jobs)
+        yield from (_make_example(cfg, *job) for job in jobs)
 
 
-def _state(cfg, name):
-    """What a round of scribbles says of the example's sequence: plain values, for the readers."""
-    return (cfg.get('annotations') or {}).get(name)
-
-
-def _sequence(cfg, number):
-    """Name of the example's sequence: passes over shuffled sequences."""
+def _job(cfg, number, training):
+    """What makes an example, plain values for the readers: its sequence is that of a pass over
+    shuffled sequences."""
     count = len(cfg.examples)
     order = np.random.RandomState([cfg.seed, number // count]).permutation(count)
-    return cfg.examples[int(order[number % count])]
+    name = cfg.examples[int(order[number % count])]
+    correction = cfg.get('corrections', {}).get(name)
+    return number, training, name, cfg.stage, correction
 
 
-def _made(cfg, number, training, name, stage, state):
+def _make_example(cfg, number, training, name, stage, correction):
     seed = (cfg.seed * 2 + (not training)) % 2**31
-    draws = random.Random(seed * 2**40 + number), np.random.RandomState([seed, number])
+    draws = Draws(random.Random(seed * 2**40 + number), np.random.RandomState([seed, number]))
     if stage == 1:
-        return triple(name, cfg, draws)
-    return annotated(name, state, cfg, draws)
+        return propagation_example(name, cfg, draws)
+    return interaction_example(name, correction, cfg, draws)
 
 
-def instances(root: str, split: str) -> dict:
+def instances(root: str, split: str, year: str = '2017') -> dict:
     """{sequence: number of objects} of a split: from <letters of split>_instances.txt where it is
     there, else the largest id of the first mask."""
-    path = os.path.join(root, 'ImageSets', '2017', INSTANCES.format('_'.join(split)))
-    names = davis.sequences(root, split, '2017')
-    listed = {}
-    if os.path.isfile(path):
-        with open(path) as f:
-            listed = json.load(f)
+    path = os.path.join(root, 'ImageSets', year, INSTANCES.format('_'.join(split)))
+    listed = files.read_json(path) if os.path.isfile(path) else {}
     found = {}
-    for name in names:
+    for name in davis.sequences(root, split, year):
         ids = listed.get(name)
         if ids is None:
-            ids = np.unique(masks.read_mask(davis.masks(root, name)[0])).tolist()
-        found[name] = max([int(n) for n in ids if n != 255], default=0)
+            ids = np.unique(read_label(davis.masks(root, name)[0], year)).tolist()
+        found[name] = max([int(n) for n in ids if n != VOID], default=0)
     empty = sorted(name for name, count in found.items() if not count)
     if empty:
         raise ValueError(f'no object in the first mask of {", ".join(empty[:3])}')
     return found
 
 
-def triple(name: str, cfg, draws) -> tuple[dict, dict]:
-    """A frame, the one before, and a reference frame that shows all objects, cut and damaged.
+def read_label(path: str, year: str, count: int = VOID - 1) -> np.ndarray:
+    """Ids int32 [H, W] of a mask, all as 1 with year '2016'; objects beyond `count`, which came
+    after the first frame, are void as 255 is."""
+    ids = masks.read_mask(path).astype(np.int32)
+    if year == '2016':
+        ids = np.where(ids == VOID, VOID, np.minimum(ids, 1))
+    return np.where(ids > count, VOID, ids)
+
+
+def propagation_example(name: str, cfg, draws: Draws) -> tuple[dict, dict]:
+    """A frame, the one before, and a reference frame that shows all objects, cropped and damaged.
 
     Returns:
-      (features, labels) as signature() lists them.
+      (features, labels) as example_types() lists them.
 
     Raises:
       ValueError: a sequence of fewer than three frames.
     """
-    uniform, second = draws
     frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
     if len(frames) < 3:
         raise ValueError(f'{name} has {len(frames)} frames, training takes three')
-    t = int(second.randint(0, len(frames) - 1))
+    count = cfg.counts[name]
+    t = int(draws.numpy.randint(0, len(frames) - 1))
     for _ in range(REDRAWN * len(frames)):
-        reference = int(second.randint(0, len(frames)))
+        reference = int(draws.numpy.randint(0, len(frames)))
         if reference in (t, t + 1):
             continue
-        shown = np.unique(masks.read_mask(truth[reference])).tolist()
-        if set(range(1, cfg.counts[name] + 1)) <= set(shown):
+        shown = np.unique(read_label(truth[reference], cfg.year, count)).tolist()
+        if set(range(1, count + 1)) <= set(shown):
             break
     else:  # no frame shows all
         reference = next(k for k in range(len(frames)) if k not in (t, t + 1))
     chosen = (reference, t, t + 1)
-    pictures = [masks.read_image(frames[k]).astype(np.float32) for k in chosen]
-    labels = [masks.read_mask(truth[k]).astype(np.int32) for k in chosen]
-    pictures, labels = _sized(pictures, labels, frame_size(labels[0].shape, cfg)[::-1])
-    pictures, labels = changed(pictures, labels, cfg, draws, cfg.tries)
-    previous = damaged(labels[1], second) if cfg.damage else labels[1]
+    images = [masks.read_image(frames[k]).astype(np.float32) for k in chosen]
+    labels = [read_label(truth[k], cfg.year, count) for k in chosen]
+    size = frame_size(labels[0].shape, cfg)
+    images, labels = resize_images(images, size), resize_labels(labels, size)
+    images, labels = augment(images, labels, cfg, draws, cfg.tries)
+    previous = damage_mask(labels[1], draws.numpy) if cfg.damage else labels[1]
     features = {
-        'images': np.stack(pictures), 'reference': labels[0], 'previous': previous,
-        'there': _there(cfg, name),
-    }  # fmt: skip
+        'images': np.stack(images),
+        'reference': labels[0],
+        'previous': previous,
+        'present': _present(cfg, name),
+    }
     return features, {'label': labels[2]}
 
 
-def annotated(name: str, state, cfg, draws) -> tuple[dict, dict]:
-    """A frame with scribbles: human ones in a first round (state None), else those of the round.
+def interaction_example(name: str, correction, cfg, draws: Draws) -> tuple[dict, dict]:
+    """A frame with scribbles: human ones of a first round where `correction` is None, else
+    (frame, strokes, mask of the round before) as in corrections.Correction.
 
-    Args:
-      state: (frame, strokes int32 [H, W], mask of the round before uint8 [H, W]) or None.
+    Returns:
+      (features, labels) as example_types() lists them.
     """
     frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
-    if state is None:
-        t, strokes = first_strokes(name, cfg, draws[0])
-        before = np.zeros(strokes.shape, np.int32)
+    if correction is None:
+        t, strokes = first_strokes(name, cfg, draws.python)
+        before, tries = np.zeros(strokes.shape, np.int32), ENDLESS
     else:
-        t, strokes, before = state
-    picture = masks.read_image(frames[t]).astype(np.float32)
-    label = masks.read_mask(truth[t]).astype(np.int32)
-    (picture,), (label,) = _sized([picture], [label], strokes.shape[::-1])
-    labels = [np.asarray(x, np.int32) for x in (strokes, before, label)]
-    tries = ENDLESS if state is None else 2 * cfg.tries
-    (picture,), labels = changed([picture], labels, cfg, draws, tries)
+        t, strokes, before = correction
+        tries = 2 * cfg.tries
+    images = resize_images([masks.read_image(frames[t]).astype(np.float32)], strokes.shape)
+    label = read_label(truth[t], cfg.year, cfg.counts[name])
+    labels = [strokes, before, *resize_labels([label], strokes.shape)]
+    labels = [np.asarray(x, np.int32) for x in labels]
+    images, (strokes, before, label) = augment(images, labels, cfg, draws, tries)
     features = {
-        'images': picture[None], 'strokes': labels[0], 'previous': labels[1],
-        'there': _there(cfg, name),
-    }  # fmt: skip
-    return features, {'label': labels[2]}
+        'images': images[0][None],
+        'strokes': strokes,
+        'previous': before,
+        'present': _present(cfg, name),
+    }
+    return features, {'label': label}
 
 
-def _there(cfg, name):
+def _present(cfg, name):
+    """float32 [N], 1 of the classes that a sequence has."""
     return (np.arange(cfg.objects + 1) <= cfg.counts[name]).astype(np.float32)
 
 
@@ -191,117 +221,145 @@ def frame_size(shape, cfg) -> tuple[int, int]:
     return (cfg.height, round(width * cfg.height / height)) if cfg.height else (height, width)
 
 
-def first_strokes(name: str, cfg, uniform):
+def scribble_files(root: str, name: str) -> list[str]:
+    """Paths of a sequence's human scribbles."""
+    return sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
+
+
+def first_strokes(name: str, cfg, draws) -> tuple[int, np.ndarray]:
     """(frame, strokes int32 [H, W] of frame_size()): one of the human scribbles, else the robot's
-    on the objects of a random frame."""
-    paths = glob.glob(os.path.join(cfg.data_path, 'Scribbles', glob.escape(name), '*.json'))
+    on the objects of a random frame; `draws` is a random.Random.
+
+    Raises:
+      ValueError: no object is large enough for a stroke.
+    """
     truth = davis.masks(cfg.data_path, name)
     shape = frame_size(masks.read_mask(truth[0]).shape, cfg)
+    paths = scribble_files(cfg.data_path, name)
     if paths:
-        found = robot.read(uniform.choice(sorted(paths)))
-        frames = robot.annotated(found)
-        if frames and frames[0] < len(truth):
-            return frames[0], robot.rasterised([found['scribbles'][frames[0]]], shape)[0]
+        found = robot.read(draws.choice(paths), len(truth))
+        t = robot.annotated_frames(found)[0]
+        return t, robot.rasterize([found['scribbles'][t]], shape)[0]
     order = list(range(len(truth)))
-    uniform.shuffle(order)
+    draws.shuffle(order)
     for t in order:
-        ids = masks.read_mask(truth[t])
-        found = robot.first(name, ids, cfg.counts[name])
+        ids = read_label(truth[t], cfg.year)
+        found = robot.first_scribbles(name, ids, cfg.counts[name])
         if found['scribbles'][0]:
-            return t, robot.rasterised(found['scribbles'], shape)[0]
+            return t, robot.rasterize(found['scribbles'], shape)[0]
     raise ValueError(f'{name}: {SMALL}')
 
 
-def samples(root: str, name: str, count: int) -> list[tuple[int, dict]]:
-    """[(number from 1, scribbles)] of a sequence, human ones where there are any.
+def samples(root: str, name: str, truth: np.ndarray, count: int) -> list[tuple[int, dict]]:
+    """[(number from 1, scribbles)] of a sequence: the human ones, or where there are none the
+    robot's on the first frame that shows most objects.
+
+    Args:
+      root: of the DAVIS tree.
+      name: of the sequence.
+      truth: ids uint8 [T, H, W].
+      count: of objects.
 
     Raises:
       ValueError: scribbles of another sequence or number of frames, or without a stroke.
     """
-    truth = davis.masks(root, name)
-    paths = sorted(glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json')))
     result = []
-    for number, path in enumerate(paths, 1):
-        found = robot.read(path)
+    for number, path in enumerate(scribble_files(root, name), 1):
+        found = robot.read(path, len(truth))
         if found.get('sequence', name) != name:
             raise ValueError(f'{path} is of sequence {found["sequence"]!r}, not {name!r}')
-        if len(found['scribbles']) != len(truth):
-            raise ValueError(
-                f'{path} has {len(found["scribbles"])} frames, {name} has {len(truth)}'
-            )
-        if not robot.annotated(found):
-            raise ValueError(f'{path} has no stroke')
         result.append((number, found))
-    return result or [(1, _drawn(name, truth, count))]
-
-
-def _drawn(name, truth, count):
-    ids = [masks.read_mask(path) for path in truth]
-    shown = [len(set(np.unique(x).tolist()) - {0, 255}) for x in ids]
-    t = int(np.argmax(shown))
-    found = robot.first(name, ids[t], count)
-    found['scribbles'] = [found['scribbles'][0] if k == t else [] for k in range(len(ids))]
-    if not found['scribbles'][t]:
+    if result:
+        return result
+    t = int(np.argmax([len(set(np.unique(ids).tolist()) - {0, VOID}) for ids in truth]))
+    strokes = robot.first_scribbles(name, truth[t], count)['scribbles'][0]
+    if not strokes:
         raise ValueError(f'{name}: {SMALL}')
-    return found
+    frames = [strokes if k == t else [] for k in range(len(truth))]
+    return [(1, {'sequence': name, 'scribbles': frames, 'annotated_frame': t})]
 
 
-def changed(pictures: list, labels: list, cfg, draws, tries: int):
+def augment(images: list, labels: list, cfg, draws: Draws, tries: int) -> tuple[list, list]:
     """Mirrored, scaled, cropped where the first label shows more than one value, resized to a
-    square: float32 [S, S, 3] pictures (bicubic, not clipped) and int32 [S, S] labels (nearest).
+    square.
 
-    Of `tries` crops the last two alone are looked at, as in the original; ENDLESS looks at all.
+    Args:
+      images: float32 [H, W, 3].
+      labels: int32 [H, W].
+      cfg: uses flip, scales, size.
+      draws: generators.
+      tries: crops, of which the last two alone are looked at, as in the original; ENDLESS looks at
+        all. Where none is good the images stay uncropped.
+
+    Returns:
+      Images float32 [S, S, 3] (bicubic, not clipped) and labels int32 [S, S] (nearest).
     """
-    uniform, second = draws
-    if uniform.random() < cfg.flip:
-        pictures, labels = ([x[:, ::-1] for x in part] for part in (pictures, labels))
-    scale = uniform.choice(cfg.scales)
-    pictures, labels = _sized(pictures, labels, None, scale)
-    height, width = pictures[0].shape[:2]
-    crop = [min(cfg.size, side) for side in (height, width)]
-    for attempt in itertools.count(1):
-        top, left = (int(second.randint(0, n - c + 1)) for n, c in zip((height, width), crop))
-        part = slice(top, top + crop[0]), slice(left, left + crop[1])
+    if draws.python.random() < cfg.flip:
+        images, labels = [x[:, ::-1] for x in images], [x[:, ::-1] for x in labels]
+    scale = draws.python.choice(cfg.scales)
+    images, labels = resize_images(images, None, scale), resize_labels(labels, None, scale)
+    height, width = images[0].shape[:2]
+    rows, columns = min(cfg.size, height), min(cfg.size, width)
+    for attempt in range(1, tries + 1) if tries < ENDLESS else itertools.count(1):
+        top = int(draws.numpy.randint(0, height - rows + 1))
+        left = int(draws.numpy.randint(0, width - columns + 1))
+        part = slice(top, top + rows), slice(left, left + columns)
         enough = len(np.unique(labels[0][part])) > 1
-        if enough and (tries == ENDLESS or attempt >= tries - 1):
-            pictures, labels = ([x[part] for x in group] for group in (pictures, labels))
+        if enough and (tries >= ENDLESS or attempt >= tries - 1):
+            images, labels = [x[part] for x in images], [x[part] for x in labels]
             break
-        if attempt >= tries:  # uncropped
+        if attempt >= ENDLESS:
             break
-    return _sized(pictures, labels, (cfg.size, cfg.size))
+    size = (cfg.size, cfg.size)
+    return resize_images(images, size), resize_labels(labels, size)
 
 
-def _sized(pictures, labels, size, scale=None):
-    """Resized to (width, height), or by a factor."""
-    return tuple(
-        [cv2.resize(np.ascontiguousarray(x), size, fx=scale, fy=scale, interpolation=how)
-         for x in part]
-        for part, how in ((pictures, cv2.INTER_CUBIC), (labels, cv2.INTER_NEAREST))
-    )  # fmt: skip
+def resize_images(images: list, size, scale: float | None = None) -> list:
+    """Images resized to (H, W), or by a factor where that is None; bicubic, not clipped."""
+    return [_resize(x, size, scale, cv2.INTER_CUBIC) for x in images]
 
 
-def damaged(label: np.ndarray, second) -> np.ndarray:
-    """Each object of int32 [H, W] shifted, scaled and turned a little, painted in random order; the
-    label itself where an object cannot be (FEELVOS; utils/mask_damaging.py)."""
+def resize_labels(labels: list, size, scale: float | None = None) -> list:
+    """Labels resized to (H, W), or by a factor where that is None; nearest."""
+    return [_resize(x, size, scale, cv2.INTER_NEAREST) for x in labels]
+
+
+def _resize(x, size, scale, how):
+    size = size and (size[1], size[0])
+    return cv2.resize(np.ascontiguousarray(x), size, fx=scale, fy=scale, interpolation=how)
+
+
+def damage_mask(label: np.ndarray, draws) -> np.ndarray:
+    """Labels as a network might give them: each object shifted, scaled and turned a little, painted
+    in random order (FEELVOS; utils/mask_damaging.py).
+
+    Args:
+      label: int32 [H, W].
+      draws: np.random.RandomState.
+
+    Returns:
+      int32 [H, W]; the label itself where an object is shifted out of it.
+    """
     numbers = np.unique(label)
-    numbers = numbers[(numbers > 0) & (numbers < 255)]
-    second.shuffle(numbers)
+    numbers = numbers[(numbers > 0) & (numbers < VOID)]
+    draws.shuffle(numbers)
     result = np.zeros_like(label)
     for number in numbers:
         mask = label == number
         rows, columns = np.nonzero(mask)
-        reach = np.sqrt(np.ptp(rows) * np.ptp(columns)) * SHIFT
-        mask = ndimage.shift(mask, second.uniform(-reach, reach, 2), order=0)
+        most = np.sqrt(np.ptp(rows) * np.ptp(columns)) * SHIFT
+        mask = ndimage.shift(mask, draws.uniform(-most, most, 2), order=0)
         rows, columns = np.nonzero(mask)
         if not len(rows):
             return label
-        centre = 0.5 * np.ptp(columns), 0.5 * np.ptp(rows)  # of the box's size, as the original
-        mask = _warped(mask, centre, 1 + second.uniform(-SCALE, SCALE), 0)
-        centre = 0.5 * mask.shape[1], 0.5 * mask.shape[0]
-        result[_warped(mask, centre, 1, second.uniform(-TURN, TURN))] = number
+        center = 0.5 * np.ptp(columns), 0.5 * np.ptp(rows)  # of the box's size, as the original
+        mask = warp_mask(mask, center, 1 + draws.uniform(-SCALE, SCALE), 0)
+        center = 0.5 * mask.shape[1], 0.5 * mask.shape[0]
+        result[warp_mask(mask, center, 1, draws.uniform(-TURN, TURN))] = number
     return result
 
 
-def _warped(mask, centre, scale, degrees):
-    turn = cv2.getRotationMatrix2D(centre, -degrees, scale)
+def warp_mask(mask: np.ndarray, center, scale: float, degrees: float) -> np.ndarray:
+    """bool [H, W] of a bool mask scaled and turned about (x, y)."""
+    turn = cv2.getRotationMatrix2D(center, -degrees, scale)
     return cv2.warpAffine(mask.astype(np.float32), turn, mask.shape[::-1]) > 0.5

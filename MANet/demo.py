@@ -4,9 +4,10 @@
     python -m MANet.demo --input=frames --mask=first.png --scribbles=round2.json --checkpoint=run
 
 Every --scribbles is one more round: JSON in DAVIS's form ({"scribbles": [strokes of every frame]},
-x and y of 0..1, object_id 0 for background in corrections), or a PNG of ids named <frame>.png (255:
-no stroke). A --mask is the first round: the first frame keeps it. Writes masks/, overlay.mp4,
-round<N>.png and session.json; --save_state keeps what a later call goes on from with --resume.
+x and y of 0..1, object_id 0 for background in corrections), JSON of one frame ({"frame": 0,
+"scribbles": [strokes]}), or a PNG of ids named <frame>.png (255: no stroke). A --mask is the first
+round: the first frame keeps it. Writes masks/, overlay.mp4, sheet.png, round<N>.png and
+session.json; --save_state keeps what a later call goes on from with --resume.
 """
 
 from __future__ import annotations
@@ -17,149 +18,230 @@ import sys
 import time
 import zipfile
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
-from common import masks
+from common import files, masks, videos, weights
 
-from . import cli, npu, robot, session
+from . import cli, inference, robot, session
 from .config import get_config
 
-SHEET = 8  # pictures of a contact sheet, at most twice as many
+SHEET = 16  # images of a round's contact sheet, at most
 
 
-def rounds_of(args, count: int, cells, size) -> list[tuple[int, np.ndarray]]:
-    """[(frame, strokes int32 [h, w], mask uint8 [H, W] or None)] of the arguments, in order; if a
-    file has several annotated frames, they are rounds one after the other.
+class Clip(NamedTuple):
+    """The user's video: names of the frames, their size (H, W), that of the embeddings."""
+
+    names: list
+    size: tuple
+    cells: tuple
+
+
+class Round(NamedTuple):
+    """What a user gives for a round: the frame, strokes int32 [h, w] at the embeddings' size, and
+    the frame's mask uint8 [H, W] where it is known, else None."""
+
+    frame: int
+    strokes: np.ndarray
+    given: np.ndarray | None
+
+
+def read_clip(source: str, cfg) -> Clip:
+    """Reads every frame once: what is wrong with a video shows before it is embedded."""
+    names, size = [], None
+    for name, image in masks.read_frames(source):
+        names.append(name)
+        size = image.shape[:2]
+    return Clip(names, size, inference.cells_of(inference.network_size(*size, cfg)))
+
+
+def read_rounds(args, clip: Clip) -> list[Round]:
+    """The rounds of --mask and --scribbles, in order; the annotated frames of one file are rounds
+    one after the other.
 
     Raises:
-      ValueError: no stroke; another number of frames; a mask of another size.
+      FileNotFoundError, ValueError: no stroke or object; another number of frames; another size.
     """
     result = []
     if args.mask:
-        ids = picture_of(args.mask, size)
-        result.append((0, session.stroke_cells(ids, cells), np.maximum(ids, 0).astype(np.uint8)))
+        ids = masks.first_mask(args.mask, clip.size)
+        void = masks.read_mask(args.mask) == 255
+        strokes = np.where(void, -1, ids.astype(np.int32))
+        result.append(Round(0, session.stroke_cells(strokes, clip.cells), ids))
     for path in args.scribbles:
         if path.lower().endswith('.png'):
-            stem = os.path.splitext(os.path.basename(path))[0]
-            frame = int(stem) if stem.isdigit() else 0
-            result.append((frame, session.stroke_cells(picture_of(path, size), cells), None))
+            result.append(_read_image_of_strokes(path, clip))
             continue
-        found = robot.read(path)
-        frames = robot.annotated(found)
-        if len(found['scribbles']) != count:
-            raise ValueError(f'{path} has {len(found["scribbles"])} frames, the video has {count}')
-        if not frames:
-            raise ValueError(f'{path} has no stroke')
-        for t in frames:
-            result.append((t, robot.rasterised([found['scribbles'][t]], cells)[0], None))
+        found = robot.read(path, len(clip.names))
+        for t in robot.annotated_frames(found):
+            strokes = robot.rasterize([found['scribbles'][t]], clip.cells)[0]
+            result.append(Round(t, strokes, None))
     if not result:
         raise ValueError('--scribbles or --mask is needed')
     return result
 
 
-def picture_of(path: str, size) -> np.ndarray:
-    """Ids int32 [H, W] of a PNG, 255 as -1; ValueError where it has another size."""
-    found = masks.read_mask(path)
-    if found.shape != tuple(size):
+def _read_image_of_strokes(path, clip):
+    ids = masks.read_mask(path, void=True)
+    if ids.shape != clip.size:
         raise ValueError(
-            f'{path} is {found.shape[1]}x{found.shape[0]}, the frames are {size[1]}x{size[0]}'
+            f'{path} is {ids.shape[1]}x{ids.shape[0]}, the frames are {clip.size[1]}x{clip.size[0]}'
         )
-    return np.where(found == 255, -1, found).astype(np.int32)
+    if (ids == 255).all():
+        raise ValueError(f'{path} has no stroke: all pixels are 255')
+    name = files.stem(path)
+    if name in clip.names:
+        frame = clip.names.index(name)
+    elif name.isdigit() and int(name) < len(clip.names):
+        frame = int(name)
+    else:
+        raise ValueError(
+            f'{path}: expected the name of a frame, such as {clip.names[0]}.png, or its number, '
+            f'0 to {len(clip.names) - 1}'
+        )
+    strokes = np.where(ids == 255, -1, ids.astype(np.int32))
+    return Round(frame, session.stroke_cells(strokes, clip.cells), None)
 
 
-def draw(args, found: np.ndarray, output_path: str, number: int) -> None:
-    """Writes round<N>.png, at most 2 SHEET frames of it."""
-    every = -(-len(found) // (2 * SHEET))
-    pictures = [
+def count_objects(rounds: list[Round], wanted: int | None, kept: int | None) -> int:
+    """Number of objects: that of a resumed session, or --num_objects, or the largest id drawn.
+
+    Args:
+      rounds: of read_rounds().
+      wanted: --num_objects.
+      kept: of the session that is resumed.
+
+    Raises:
+      ValueError: the numbers differ; a stroke of a higher id; a first round without an object.
+    """
+    if kept and wanted and wanted != kept:
+        raise ValueError(f'--num_objects={wanted}: the resumed session has {kept} objects')
+    drawn = max(int(each.strokes.max()) for each in rounds)
+    objects = kept or wanted or drawn
+    if drawn > objects:
+        raise ValueError(f'object {drawn}: the video has {objects}')
+    if not kept and rounds[0].strokes.max() < 1:
+        raise ValueError('the first round shows no object, only background: ids are 1, 2, ...')
+    return objects
+
+
+def draw_round(source: str, found: np.ndarray, output_path: str, number: int) -> None:
+    """Writes round<N>.png, evenly spaced frames with their masks."""
+    every = -(-len(found) // SHEET)
+    images = [
         masks.overlay(image, found[t])
-        for t, (_, image) in enumerate(masks.read_frames(args.input)) if t % every == 0
-    ]  # fmt: skip
-    sheet = masks.contact_sheet(pictures, 4, 1280)
+        for t, (_, image) in enumerate(masks.read_frames(source))
+        if t % every == 0
+    ]
+    sheet = masks.contact_sheet(images, 4, 1280)
     masks.write_image(os.path.join(output_path, f'round{number}.png'), sheet)
 
 
-def restore(run: session.Session, path: str) -> None:
-    """Takes up masks, memories and number of rounds that save() kept."""
+def read_state(path: str, clip: Clip, facts: dict) -> dict:
+    """What save_state() kept, checked: {name: array}.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: damaged, or of another video, network or size.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'--resume: no such file: {os.path.abspath(path)}')
     try:
         with np.load(path) as found:
             kept = {key: found[key] for key in found.files}
         shape, count = kept['masks'].shape, int(kept['count'])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f'--resume: {path} breaks off or is not what --save_state wrote ({error})'
         ) from None
-    if shape != run.masks.shape or count != run.count:
-        raise ValueError(f'{path} is of another video or number of objects')
+    if shape != (len(clip.names), *clip.size):
+        raise ValueError(f'--resume: {path} is of another video: masks {list(shape)}')
+    maps = [array for key, array in kept.items() if key[:2] in ('n/', 'l/')]
+    if any(array.shape != (*clip.cells, count) for array in maps):
+        raise ValueError(f'--resume: {path} is of another size in the network: --keep_aspect?')
+    saved = json.loads(str(kept['facts'])) if 'facts' in kept else {}
+    changed = sorted(key for key in saved if saved[key] != facts.get(key))
+    if changed:
+        raise ValueError(f'--resume: {path} was made with another {" and ".join(changed)}')
+    return kept
+
+
+def restore(run: session.Session, kept: dict) -> None:
+    """Takes up masks, memories and number of rounds of read_state()."""
     run.masks, run.rounds = kept['masks'], int(kept['rounds'])
-    run.nearest = {int(k[2:]): x for k, x in kept.items() if k.startswith('n/')}
-    for key in [k for k in kept if k.startswith('l/')]:
-        number, weight = kept[f'w{key[1:]}']
-        run.local[int(key[2:])] = int(number), float(weight), kept[key]
+    for key, array in kept.items():
+        kind, _, frame = key.partition('/')
+        if kind == 'n':
+            run.global_memory[int(frame)] = array
+        elif kind == 'l':
+            number, weight = kept[f'w/{frame}']
+            run.local_memory[int(frame)] = session.LocalMemory(int(number), float(weight), array)
 
 
-def save(run: session.Session, path: str) -> None:
-    """Keeps masks, memories and number of rounds, under a temporary name that is then moved."""
+def save_state(run: session.Session, path: str, facts: dict) -> None:
+    """Keeps masks, memories, number of rounds and what they were made from."""
     arrays = {'masks': run.masks, 'rounds': run.rounds, 'count': run.count}
-    arrays.update({f'n/{t}': x for t, x in run.nearest.items()})
-    for t, (number, weight, x) in run.local.items():
-        arrays.update({f'l/{t}': x, f'w/{t}': (number, weight)})
-    with open(f'{path}.tmp', 'wb') as f:
-        np.savez_compressed(f, **arrays)
-    os.replace(f'{path}.tmp', path)
+    arrays['facts'] = json.dumps(facts)
+    arrays.update({f'n/{t}': memory for t, memory in run.global_memory.items()})
+    for t, memory in run.local_memory.items():
+        arrays[f'l/{t}'] = memory.map
+        arrays[f'w/{t}'] = (memory.round, memory.weight)
+    path = path if path.endswith('.npz') else f'{path}.npz'
+    with files.replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def play_rounds(run: session.Session, rounds: list[Round], source: str, output_path: str) -> None:
+    """Plays and draws the rounds; session.json lists them."""
+    log = []
+    for frame, strokes, given in rounds:
+        begin = time.time()
+        found = run.play(strokes, frame, given)
+        seconds = time.time() - begin
+        log.append({'round': run.rounds, 'frame': frame, 'seconds': seconds})
+        draw_round(source, found, output_path, run.rounds)
+        print(f'round {run.rounds}, frame {frame}: {seconds:.1f} s', flush=True)
+    files.write_text(os.path.join(output_path, 'session.json'), json.dumps({'rounds': log}))
 
 
 @cli.program
 def main(argv=None):
     """Plays every round and draws it."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--input', required=True, help='video file, or folder of frames')
-    flags.add_argument('--scribbles', action='append', default=[], help='JSON or PNG, one a round')
-    flags.add_argument('--mask', help='PNG of the first frame, all of it a first round')
-    flags.add_argument('--checkpoint', required=True, help='folder or prefix')
-    flags.add_argument('--output_path', default='demo')
-    flags.add_argument('--num_objects', type=int, help='default: the largest id of the scribbles')
-    flags.add_argument(
-        '--keep_aspect', action='store_true', help='not squeezed to the size of tests'
-    )
-    flags.add_argument('--fps', type=float, default=25, help='frames a second of overlay.mp4')
-    flags.add_argument('--save_state', help='.npz that --resume goes on from')
-    flags.add_argument('--resume', help='.npz of an earlier call')
+    cli.add_demo_flags(flags)
+    add = flags.add_argument
+    add('--scribbles', action='append', default=[], help='JSON or PNG, one a round')
+    add('--mask', help='PNG of the first frame, all of it a first round')
+    add('--num_objects', type=cli.positive, help='default: the largest id of the scribbles')
+    add('--keep_aspect', action='store_true', help='not squeezed to the size of tests')
+    add('--save_state', help='.npz that --resume goes on from')
+    add('--resume', help='.npz of an earlier call')
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.test_width = 0 if args.keep_aspect else cfg.test_width
-    output_path = cli.writable(args.output_path)
-    with session.loaded(cfg, cli.checkpoint_prefix(args.checkpoint)) as network:
-        names, size = [], None
-        for name, image in masks.read_frames(args.input):
-            names.append(name)
-            size = image.shape[:2]
-        frames = (image for _, image in masks.read_frames(args.input))
-        embeddings = session.embedded(network, cfg, frames)
-        plays = rounds_of(args, len(names), embeddings[0].shape[:2], size)
-        objects = args.num_objects or max(1, *(int(strokes.max()) for _, strokes, _ in plays))
-        run = session.Session(network, cfg, embeddings, size, objects)
-        if args.resume:
-            restore(run, args.resume)
-        log = []
-        for frame, strokes, given in plays:
-            start = time.time()
-            found = run.play(strokes, frame, given)
-            log.append({'round': run.rounds, 'frame': frame, 'seconds': time.time() - start})
-            draw(args, found, output_path, run.rounds)
-            print(f'round {run.rounds}, frame {frame}: {log[-1]["seconds"]:.1f} s', flush=True)
-    folder = cli.writable(os.path.join(output_path, 'masks'))
-    for name, ids in zip(names, run.masks):
-        masks.write_mask(os.path.join(folder, name + '.png'), ids)
+    prefix = weights.checkpoint_prefix(args.checkpoint)
+    untrained = inference.untrained_head(args.checkpoint)
+    if untrained:
+        raise ValueError(untrained)
+    clip = read_clip(args.input, cfg)
+    rounds = read_rounds(args, clip)
+    size = {'test_height': cfg.test_height, 'test_width': cfg.test_width}
+    facts = videos.claim_facts(args.input, None, f'{prefix}.index', size)
+    kept = read_state(args.resume, clip, facts) if args.resume else {}
+    objects = count_objects(rounds, args.num_objects, int(kept['count']) - 1 if kept else None)
+    output_path = cli.demo_folder(args)
+    files.claim(output_path, facts)
+    with inference.load(prefix, cfg) as network:
+        cli.say_weights(cfg, prefix)
+        frames = videos.progress(videos.Frames(args.input), 'embedding', len(clip.names))
+        embeddings = inference.embed_video(network, cfg, frames)
+        run = session.Session(network, cfg, embeddings, clip.size, objects)
+        if kept:
+            restore(run, kept)
+        play_rounds(run, rounds, args.input, output_path)
     if args.save_state:
-        save(run, args.save_state)
-    pictures = (masks.overlay(image, ids) for (_, image), ids in
-                zip(masks.read_frames(args.input), run.masks))  # fmt: skip
-    masks.write_video(os.path.join(output_path, 'overlay.mp4'), pictures, args.fps)
-    npu.replace_file(os.path.join(output_path, 'session.json'), json.dumps({'rounds': log}))
-    print(f'{len(names)} frames, {run.rounds} rounds -> {output_path}', flush=True)
+        save_state(run, args.save_state, facts)
+    videos.write_clip(args.input, run.masks, output_path, args.fps)
 
 
 if __name__ == '__main__':

@@ -4,53 +4,86 @@ each corrected by a robot on the worst frame, J over time (Caelles et al. 2018; 
     python -m MANet.evaluate --data_path=DAVIS --checkpoint=run --output_path=results --overlay
 
 Samples are the files of DAVIS/Scribbles/<sequence>; where there are none the robot draws the first
-scribbles on the first frame that shows most objects. Writes result.csv (the columns of
-davisinteractive), summary.json (AUC, J at 60 s, the curve), curve.png, rounds.csv (J and F a
-round), and with --save_masks the masks. --backend=davisinteractive lets that package play
+scribbles on the first frame that shows most objects. The first round of a sequence pays for its
+embedding, as in the challenge. Writes result.csv (the columns of davisinteractive), summary.json
+(AUC, J at 60 s, the curve; the same without the embedding beside it), curve.png, rounds.csv (J and
+F a round), and with --save_masks the masks. --backend=davisinteractive lets that package play
 evaluator (see the README for its installation).
 """
 
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import os
 import sys
 import time
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import davis, masks
+from common import davis, files, masks, videos, weights
 from common.bitplanes import frame_scores
 
-from . import cli, data, npu, robot, session
+from . import cli, data, inference, robot, session
 from .config import get_config
 
-COLUMNS = ('session_id', 'sequence', 'scribble_idx', 'interaction', 'object_id', 'frame',
-           'jaccard', 'contour', 'j_and_f', 'timing')  # fmt: skip
+DATASETS = ('davis',)
+COLUMNS = (
+    'session_id',
+    'sequence',
+    'scribble_idx',
+    'interaction',
+    'object_id',
+    'frame',
+    'jaccard',
+    'contour',
+    'j_and_f',
+    'timing',
+)  # of davisinteractive's csv
 AT = 60  # s, of the score "J at 60 s"
 METRICS = ('J', 'F', 'J_AND_F')  # what the service may ask for
 
 
-def truth_of(root: str, name: str) -> np.ndarray:
+class Interaction(NamedTuple):
+    """One round of a sample.
+
+    number: from 1. seconds: from scribbles to masks, by the official clock. embedding: seconds of
+    these that the video's embedding took, which a sequence pays once. scores: float64 [T, N, 2], J
+    and F of every frame and object.
+    """
+
+    number: int
+    seconds: float
+    embedding: float
+    scores: np.ndarray
+
+
+def read_truth(root: str, name: str, year: str) -> np.ndarray:
     """Ids uint8 [T, H, W], void 255 as background."""
-    found = np.stack([masks.read_mask(path) for path in davis.masks(root, name)])
-    return np.where(found == 255, 0, found).astype(np.uint8)
+    found = np.stack([data.read_label(path, year) for path in davis.masks(root, name)])
+    return np.where(found == data.VOID, 0, found).astype(np.uint8)
 
 
-def scored(truth: np.ndarray, found: np.ndarray, count: int) -> np.ndarray:
-    """J and F float64 [T, N, 2] of every frame and object."""
-    return np.array([
-        [frame_scores(*((x == k).astype(np.uint8) for x in pair)) for k in range(1, count + 1)]
-        for pair in zip(truth, found)
-    ])  # fmt: skip
+def score_masks(truth: np.ndarray, found: np.ndarray, count: int) -> np.ndarray:
+    """J and F float64 [T, N, 2] of every frame and object, ids uint8 [T, H, W]."""
+    scores = np.zeros((len(truth), count, 2))
+    for t, (ids, answer) in enumerate(zip(truth, found)):
+        for k in range(count):
+            pair = (ids == k + 1).astype(np.uint8), (answer == k + 1).astype(np.uint8)
+            scores[t, k] = frame_scores(*pair)
+    return scores
 
 
-def worst(scores: np.ndarray, used: list[int]) -> int:
+def metric_of(scores: np.ndarray, metric: str) -> np.ndarray:
+    """[...] of scores [..., 2]: J, F or their mean."""
+    return scores.mean(-1) if metric == 'J_AND_F' else scores[..., METRICS.index(metric)]
+
+
+def worst_frame(scores: np.ndarray, used: list[int]) -> int:
     """The frame of the least mean score float64 [T, N], of those not used yet (all where all
     are)."""
     order = np.argsort(scores.mean(1))
@@ -59,51 +92,70 @@ def worst(scores: np.ndarray, used: list[int]) -> int:
 
 
 def play(run: session.Session, scribbles: dict) -> np.ndarray:
-    """One round on the annotated frame of some scribbles."""
-    frame = robot.annotated(scribbles)[0]
-    strokes = robot.rasterised([scribbles['scribbles'][frame]], run.cells)[0]
-    return run.play(strokes, frame)
+    """One round on the annotated frame of some scribbles; without a stroke the masks stay."""
+    frames = robot.annotated_frames(scribbles)
+    if not frames:
+        return run.masks
+    strokes = robot.rasterize([scribbles['scribbles'][frames[0]]], run.cells)[0]
+    return run.play(strokes, frames[0])
 
 
-def evaluate_sample(run, truth, name: str, first: dict, cfg, clock=time.time):
-    """Rows (interaction, timing, J and F [T, N, 2]) of one sample, at most cfg.interactions; it
-    ends when its time, cfg.seconds an interaction and object, is over.
+def evaluate_sample(
+    run, truth: np.ndarray, name: str, first: dict, cfg, clock=time.time, embedding: float = 0.0
+) -> list[Interaction]:
+    """Plays one sample, at most cfg.interactions rounds; it ends when its time, cfg.seconds an
+    interaction and object, is over.
 
-    Args: clock: gives seconds; what it measures is from scribbles to masks.
+    Args:
+      run: session.Session of the video.
+      truth: ids uint8 [T, H, W].
+      name: of the sequence.
+      first: scribbles of the first round.
+      cfg: uses interactions, seconds, metric.
+      clock: gives seconds.
+      embedding: seconds that the first round pays for the video's embedding.
     """
     count, used, rows = run.count - 1, [], []
-    start, scribbles = clock(), first
+    start, scribbles = clock() - embedding, first
     budget = cfg.seconds * cfg.interactions * count
-    which = METRICS.index(cfg.metric)
     for number in range(1, cfg.interactions + 1):
-        began = clock()
-        found = play(run, scribbles) if robot.annotated(scribbles) else run.masks
-        ended = clock()
-        if ended - start > budget:
+        begin = clock()
+        found = play(run, scribbles)
+        end = clock()
+        if end - start > budget:
             break
-        scores = scored(truth, found, count)
-        rows.append((number, ended - began, scores))
-        asked = scores.mean(2) if which == 2 else scores[..., which]
-        frame = worst(asked, used)
+        paid = embedding if number == 1 else 0.0
+        rows.append(Interaction(number, end - begin + paid, paid, score_masks(truth, found, count)))
+        frame = worst_frame(metric_of(rows[-1].scores, cfg.metric), used)
         used.append(frame)
         scribbles = robot.interact(name, truth, found, frame, count)
     return rows
 
 
-def curve(found: dict, cfg) -> dict:
-    """AUC, the score at 60 s and the curve of {(sequence, number): (objects, rows)}.
+def curve(found: dict, cfg, with_embedding: bool = True) -> dict:
+    """AUC, the score at 60 s and the curve.
 
     A sample that ended early keeps its last scores, at no time; objects weigh equally.
+
+    Args:
+      found: {(sequence, number): (objects, [Interaction])}.
+      cfg: uses metric, interactions, seconds.
+      with_embedding: by the official clock; else without the seconds of the embeddings.
     """
-    which = METRICS.index(cfg.metric)
     means, times = [], []
     for number in range(cfg.interactions):
         values, spent = [], []
         for objects, rows in found.values():
-            row = rows[min(number, len(rows) - 1)] if rows else None
-            scores = row[2].mean(0) if row else np.zeros((objects, 2))
-            values += (scores.mean(1) if which == 2 else scores[:, which]).tolist()
-            spent.append(rows[number][1] if number < len(rows) else 0.0)
+            if rows:
+                scores = rows[min(number, len(rows) - 1)].scores.mean(0)
+            else:
+                scores = np.zeros((objects, 2))
+            values += metric_of(scores, cfg.metric).tolist()
+            seconds = 0.0
+            if number < len(rows):
+                seconds = rows[number].seconds
+                seconds -= 0.0 if with_embedding else rows[number].embedding
+            spent.append(seconds)
         means.append(float(np.mean(values)))
         times.append(float(np.mean(spent)))
     objects = {name: count for (name, _), (count, _) in found.items()}
@@ -111,26 +163,26 @@ def curve(found: dict, cfg) -> dict:
     t = np.array([0.0, *np.cumsum(times), max(last, sum(times))])
     v = np.array([0.0, *means, means[-1]])
     area = float(np.sum((t[1:] - t[:-1]) * (v[1:] + v[:-1]) / 2) / t[-1])
-    at = float(np.interp(AT, t, v))
     return {
-        'auc': area, 'metric_at_threshold': {'threshold': AT, cfg.metric: at},
+        'auc': area,
+        'metric_at_threshold': {'threshold': AT, cfg.metric: float(np.interp(AT, t, v))},
         'curve': {'time': t.tolist(), cfg.metric: v.tolist()},
-    }  # fmt: skip
+    }
 
 
-def table(found: dict) -> list[tuple]:
+def csv_rows(found: dict) -> list[tuple]:
     """Rows of davisinteractive's csv."""
     result = []
     for (name, number), (_, rows) in found.items():
-        for interaction, timing, scores in rows:
-            for frame, k in np.ndindex(*scores.shape[:2]):
-                j, f = scores[frame, k]
-                result.append(('local', name, number, interaction, k + 1, frame, j, f,
-                               (j + f) / 2, timing))  # fmt: skip
+        for row in rows:
+            for frame, k in np.ndindex(*row.scores.shape[:2]):
+                j, f = row.scores[frame, k]
+                where = 'local', name, number, row.number, k + 1, frame
+                result.append((*where, j, f, (j + f) / 2, row.seconds))
     return result
 
 
-def text_of(rows: list[tuple], header: tuple) -> str:
+def csv_text(rows: list[tuple], header: tuple) -> str:
     """CSV with a first column that numbers the rows, as pandas writes it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator='\n')
@@ -139,101 +191,127 @@ def text_of(rows: list[tuple], header: tuple) -> str:
     return buffer.getvalue()
 
 
-def write(found: dict, cfg, output_path: str) -> dict:
-    """Writes result.csv, summary.json, rounds.csv and curve.png; returns the summary."""
-    summary = curve(found, cfg)
-    npu.replace_file(os.path.join(output_path, 'result.csv'),
-                     text_of(table(found), COLUMNS))  # fmt: skip
-    summary['samples'] = [f'{name} {number}' for name, number in found]
-    rounds = []
+def mean_rounds(found: dict, cfg) -> list[tuple]:
+    """[(round, J, F, J&F)], means over all objects of the samples that played the round."""
+    result = []
     for number in range(1, cfg.interactions + 1):
-        scores = [row[2].mean(0) for _, rows in found.values() for row in rows if row[0] == number]
+        scores = [
+            row.scores.mean(0) for _, rows in found.values() for row in rows if row.number == number
+        ]
         if scores:
             j, f = np.concatenate(scores).mean(0)
-            rounds.append((number, float(j), float(f), float(j + f) / 2))
-    npu.replace_file(os.path.join(output_path, 'rounds.csv'),
-                     text_of(rounds, ('round', 'J', 'F', 'J&F')))  # fmt: skip
-    summary['rounds'] = [dict(zip(('round', 'J', 'F', 'J&F'), row)) for row in rounds]
-    summary['config'] = {k: v for k, v in cfg.items() if k not in ('examples', 'counts')}
-    summary['versions'] = {
-        'tensorflow': tf.__version__, 'numpy': np.__version__, 'opencv': cv2.__version__,
-    }  # fmt: skip
-    npu.replace_file(os.path.join(output_path, 'summary.json'), json.dumps(summary, indent=1))
-    picture = plotted(summary['curve']['time'], summary['curve'][cfg.metric], cfg.metric)
-    masks.write_image(os.path.join(output_path, 'curve.png'), picture)
+            result.append((number, float(j), float(f), float(j + f) / 2))
+    return result
+
+
+def write(found: dict, cfg, output_path: str) -> dict:
+    """Writes result.csv, summary.json, rounds.csv and curve.png; returns the summary."""
+    header, rounds = ('round', 'J', 'F', 'J&F'), mean_rounds(found, cfg)
+    without = curve(found, cfg, with_embedding=False)
+    summary = {
+        **curve(found, cfg),
+        'without_embedding': {key: without[key] for key in ('auc', 'metric_at_threshold')},
+        'samples': [f'{name} {number}' for name, number in found],
+        'rounds': [dict(zip(header, row)) for row in rounds],
+        'config': {key: cfg[key] for key in get_config()},
+        'versions': {
+            'tensorflow': tf.__version__,
+            'numpy': np.__version__,
+            'opencv': cv2.__version__,
+        },
+    }
+    texts = {
+        'result.csv': csv_text(csv_rows(found), COLUMNS),
+        'rounds.csv': csv_text(rounds, header),
+        'summary.json': json.dumps(summary, indent=1),
+    }
+    for name, text in texts.items():
+        files.write_text(os.path.join(output_path, name), text)
+    image = plot_curve(summary['curve']['time'], summary['curve'][cfg.metric], cfg.metric)
+    masks.write_image(os.path.join(output_path, 'curve.png'), image)
     return summary
 
 
-def plotted(times: list, values: list, name: str) -> np.ndarray:
+def plot_curve(times: list, values: list, name: str) -> np.ndarray:
     """uint8 [480, 640, 3]: a curve of values 0..1 over seconds."""
-    picture = np.full((480, 640, 3), 255, np.uint8)
+    image = np.full((480, 640, 3), 255, np.uint8)
     left, top, width, height = 60, 20, 560, 410
     most = max(times[-2] * 1.05, 1e-6)
     for k in range(6):
         y = top + height - height * k // 5
-        cv2.line(picture, (left, y), (left + width, y), (220, 220, 220), 1)
-        cv2.putText(picture, f'{k / 5:.1f}', (15, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0))
-    points = [(left + int(width * min(t / most, 1)), top + height - int(height * v))
-              for t, v in zip(times, values)]  # fmt: skip
-    cv2.polylines(picture, [np.array(points, np.int32)], False, (160, 60, 0), 2, cv2.LINE_AA)
+        cv2.line(image, (left, y), (left + width, y), (220, 220, 220), 1)
+        cv2.putText(image, f'{k / 5:.1f}', (15, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0))
+    points = [
+        (left + int(width * min(t / most, 1)), top + height - int(height * v))
+        for t, v in zip(times, values)
+    ]
+    cv2.polylines(image, [np.array(points, np.int32)], False, (160, 60, 0), 2, cv2.LINE_AA)
     for point in points[1:-1]:
-        cv2.circle(picture, point, 4, (0, 0, 200), -1, cv2.LINE_AA)
+        cv2.circle(image, point, 4, (0, 0, 200), -1, cv2.LINE_AA)
     text = f'{name} over seconds, 0 to {most:.1f} s'
-    cv2.putText(picture, text, (left, 465), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1)
-    return picture
+    cv2.putText(image, text, (left, 465), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1)
+    return image
 
 
-def sequence(network, cfg, root: str, name: str, count: int, output_path: str, args) -> dict:
-    """Plays the samples of one sequence; returns {(name, number): (objects, rows)}."""
-    frames, truth = davis.frames(root, name), truth_of(root, name)
+def evaluate_sequence(network, cfg, root: str, name: str, count: int, output_path: str, options):
+    """Plays the samples of one sequence; returns {(name, number): (objects, [Interaction])}."""
+    frames, truth = davis.frames(root, name), read_truth(root, name, cfg.year)
     if len(truth) != len(frames):
         raise ValueError(f'{name}: {len(frames)} frames, {len(truth)} masks to score with')
-    embeddings = session.embedded(network, cfg, map(masks.read_image, frames))
-    found = {}
-    for number, first in data.samples(root, name, count):
+    samples = data.samples(root, name, truth, count)
+    begin = time.time()
+    embeddings = inference.embed_video(network, cfg, videos.Frames(frames))
+    embedding, found = time.time() - begin, {}
+    for number, first in samples:
         run = session.Session(network, cfg, embeddings, truth.shape[1:], count)
-        rows = evaluate_sample(run, truth, name, first, cfg)
+        paid = 0.0 if found else embedding
+        rows = evaluate_sample(run, truth, name, first, cfg, embedding=paid)
         found[name, number] = count, rows
-        scores = [f'{row[2][..., 0].mean():.3f}' for row in rows]
+        scores = [f'{row.scores[..., 0].mean():.3f}' for row in rows]
         print(f'{name} {number}: J {" ".join(scores)}', flush=True)
-        folder = os.path.join(output_path, 'masks', name, str(number))
-        if args.save_masks or args.overlay:
-            os.makedirs(folder, exist_ok=True)
-            for path, ids in zip(frames, run.masks):
-                stem = os.path.splitext(os.path.basename(path))[0]
-                masks.write_mask(os.path.join(folder, stem + '.png'), ids)
-        if args.overlay:
-            drawn = [masks.overlay(masks.read_image(frames[t]), run.masks[t])
-                     for t in range(0, len(frames), -(-len(frames) // 8))]  # fmt: skip
-            path = os.path.join(output_path, 'overlay', f'{name}_{number}.png')
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            masks.write_image(path, masks.contact_sheet(drawn, 4, 1280))
+        folder = os.path.join('masks', name, str(number))
+        video = videos.Video(f'{name}_{number}', folder, frames, {}, {}, [])
+        if options.save_masks or options.overlay:
+            videos.write_masks(video, run.masks, output_path)
+        if options.overlay:
+            videos.draw(video, output_path)
     return found
 
 
-def run(args, cfg) -> dict:
-    """Evaluates a split; returns the summary."""
+def run(options, cfg) -> dict:
+    """Evaluates a split, writes the results and returns the summary.
+
+    Args:
+      options: attributes data_path, split, sequences, checkpoint, output_path, save_masks, overlay,
+        backend, as arguments() has them.
+      cfg: settings of the network.
+
+    Raises:
+      FileNotFoundError, ValueError: missing data or checkpoint; unknown sequences or metric.
+    """
     if cfg.metric not in METRICS:
         raise ValueError(f'metric={cfg.metric}: known are {", ".join(METRICS)}')
-    root = davis.resolve(cli.data_root(args, cfg), '2017')
-    counts = data.instances(root, args.split)
-    names = args.sequences.split(',') if args.sequences else sorted(counts)
+    split = options.split or 'val'
+    root = davis.resolve(options.data_path, cfg.year)
+    counts = data.instances(root, split, cfg.year)
+    names = options.sequences.split(',') if options.sequences else sorted(counts)
     absent = sorted(set(names) - set(counts))
     if absent:
-        raise ValueError(f'{", ".join(absent)}: not in split {args.split}')
-    output_path = cli.writable(args.output_path)
-    with session.loaded(cfg, cli.checkpoint_prefix(args.checkpoint)) as network:
-        if args.backend == 'davisinteractive':
+        raise ValueError(f'{", ".join(absent)}: not in split {split}')
+    output_path = cli.writable(options.output_path)
+    with inference.load(options.checkpoint, cfg) as network:
+        if options.backend == 'davisinteractive':
             counts = {name: counts[name] for name in names}
-            return backend(network, cfg, root, counts, args, output_path)
+            return play_service(network, cfg, root, counts, split, output_path)
         found = {}
         for name in names:  # files after each: a killed run keeps what it has
-            found.update(sequence(network, cfg, root, name, counts[name], output_path, args))
+            count = counts[name]
+            found.update(evaluate_sequence(network, cfg, root, name, count, output_path, options))
             summary = write(found, cfg, output_path)
     return summary
 
 
-def backend(network, cfg, root: str, counts: dict, args, output_path: str) -> dict:
+def play_service(network, cfg, root: str, counts: dict, split: str, output_path: str) -> dict:
     """The rounds, with davisinteractive's session as evaluator; returns its summary.
 
     Raises:
@@ -246,68 +324,72 @@ def backend(network, cfg, root: str, counts: dict, args, output_path: str) -> di
             '--backend=davisinteractive needs that package (GPL): pip install numpy "Cython<3", '
             'then pip install --no-build-isolation davisinteractive==1.0.4 (README: versions)'
         ) from None
-    _introduce(root, counts, args.split)
+    _introduce(root, counts, split, cfg.year)
     current, embeddings = None, None
     with DavisInteractiveSession(
-        host='localhost', davis_root=root, subset=args.split, metric_to_optimize=cfg.metric,
-        max_nb_interactions=cfg.interactions, max_time=cfg.seconds * cfg.interactions,
+        host='localhost',
+        davis_root=root,
+        subset=split,
+        metric_to_optimize=cfg.metric,
+        max_nb_interactions=cfg.interactions,
+        max_time=cfg.seconds * cfg.interactions,
         report_save_dir=output_path,
-    ) as service:  # fmt: skip
+    ) as service:
         while service.next():
             name, scribbles, new = service.get_scribbles(only_last=True)
             frames = davis.frames(root, name)
             if new:
                 if name != current:
-                    images = map(masks.read_image, frames)
-                    current, embeddings = name, session.embedded(network, cfg, images)
+                    images = videos.Frames(frames)
+                    current, embeddings = name, inference.embed_video(network, cfg, images)
                 size = masks.read_image(frames[0]).shape[:2]
                 run = session.Session(network, cfg, embeddings, size, counts[name])
-            found = play(run, scribbles) if robot.annotated(scribbles) else run.masks
-            service.submit_masks(found.astype(int))
+            service.submit_masks(play(run, scribbles).astype(int))
         return service.get_global_summary(os.path.join(output_path, 'summary.json'))
 
 
-def _introduce(root, counts, split):
+def _introduce(root, counts, split, year):
     """Tells davisinteractive of the sequences, else it knows DAVIS alone and downloads it."""
     from davisinteractive.dataset import Davis
 
     Davis.sets[split] = list(counts)
     for name, objects in counts.items():
-        paths = glob.glob(os.path.join(root, 'Scribbles', glob.escape(name), '*.json'))
+        paths = data.scribble_files(root, name)
         if not paths:
             raise ValueError(f'davisinteractive needs human scribbles, no {root}/Scribbles/{name}')
-        height, width = truth_of(root, name).shape[1:]
+        height, width = read_truth(root, name, year).shape[1:]
         Davis.dataset[name] = {
-            'name': name, 'num_frames': len(davis.frames(root, name)), 'num_objects': objects,
-            'image_size': [width, height], 'num_scribbles': len(paths), 'set': split,
-        }  # fmt: skip
+            'name': name,
+            'num_frames': len(davis.frames(root, name)),
+            'num_objects': objects,
+            'image_size': [width, height],
+            'num_scribbles': len(paths),
+            'set': split,
+        }
 
 
-def accuracy(cfg, checkpoint: str, result_path: str) -> float | None:
+def accuracy(cfg, data_path: str, checkpoint: str, output_path: str) -> float | None:
     """The score at 60 s, 0..1, on the validation sequences; None, with a line that says so, where
-    there are none."""
-    args = arguments().parse_args(
-        [f'--data_path={cfg.data_path}', f'--checkpoint={checkpoint}',
-         f'--output_path={os.path.join(result_path, "results")}']
-    )  # fmt: skip
+    there are none or the interaction head is not trained."""
+    options = cli.options(
+        arguments(), data_path=data_path, checkpoint=checkpoint, output_path=output_path
+    )
+    untrained = inference.untrained_head(checkpoint)
+    if untrained:
+        print(f'no TrainAccuracy: {untrained}', flush=True)
+        return None
     try:
-        data.instances(cfg.data_path, args.split)
+        return run(options, cfg)['metric_at_threshold'][cfg.metric]
     except FileNotFoundError as error:
         print(f'no TrainAccuracy: {error}', flush=True)
         return None
-    return run(args, cfg)['metric_at_threshold'][cfg.metric]
 
 
 def arguments():
     """The program's flags."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--data_path', help='DAVIS 2017 tree; default on CPU: drawn data')
-    flags.add_argument('--checkpoint', required=True, help='folder or prefix')
-    flags.add_argument('--output_path', default='results')
-    flags.add_argument('--sequences', help='a,b; default: the split')
-    flags.add_argument('--split', default='val')
+    cli.add_evaluation_flags(flags, DATASETS)
     flags.add_argument('--save_masks', action='store_true', help='of the last round')
-    flags.add_argument('--overlay', action='store_true', help='draw contact sheets of the last')
     flags.add_argument('--backend', choices=('own', 'davisinteractive'), default='own')
     return flags
 
@@ -316,11 +398,19 @@ def arguments():
 def main(argv=None):
     """Prints J and F a round, AUC and the score at 60 s."""
     args = arguments().parse_args(argv)
+    if not args.checkpoint:
+        raise ValueError('--checkpoint is needed')
     cfg = cli.configure(args, get_config, args.checkpoint)
+    args.data_path = cli.data_root(args, cfg)
+    cli.say_weights(cfg, weights.checkpoint_prefix(args.checkpoint))
+    untrained = inference.untrained_head(args.checkpoint)
+    if untrained:
+        print(f'these scores mean nothing: {untrained}', flush=True)
     summary = run(args, cfg)
     for row in summary.get('rounds', []):
         print(f'round {row["round"]}: J {row["J"]:.3f} F {row["F"]:.3f}')
-    print(json.dumps({k: summary[k] for k in ('auc', 'metric_at_threshold')}))
+    keys = ('auc', 'metric_at_threshold', 'without_embedding')
+    print(json.dumps({key: summary[key] for key in keys if key in summary}))
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
       labels: label int32 [B, S, S], 255 void, no loss; step int64 scalar, of the update.
 
     Returns:
-      total; accuracy, the share of pixels answered right.
+      total, float32 scalar; accuracy, the share of the pixels whose largest logit is the label's.
     """
     with npu.keep_float32(cfg):
         size = labels['label'].shape.as_list()[1:]
@@ -25,7 +25,7 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
         batch, pixels = logits.shape.as_list()[0], size[0] * size[1]
         label = tf.reshape(labels['label'], [batch, pixels])
         logits = tf.reshape(logits, [batch, pixels, -1])
-        shown = label < logits.shape.as_list()[-1]  # not void, no object that came later
+        shown = label < logits.shape.as_list()[-1]  # neither void nor an object that came later
         errors = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels=tf.where(shown, label, tf.zeros_like(label)), logits=logits
         )
@@ -36,20 +36,28 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
 
 
 def hardest(errors: tf.Tensor, step: tf.Tensor, cfg) -> tf.Tensor:
-    """Mean over the batch of the mean of the largest errors float32 [B, P]; their share falls from
-    1 to cfg.hardest in cfg.mining_steps updates.
+    """Mean over the batch of the mean of the largest errors.
 
-    Shapes stay static: all are sorted, those of a rank beyond the share weigh nothing.
+    Shapes stay static: all errors are sorted, those of a rank beyond the share weigh nothing.
+
+    Args:
+      errors: float32 [B, P], P pixels.
+      step: int64 scalar; the share that counts falls from 1 to cfg.hardest in cfg.mining_steps.
+      cfg: uses hardest, mining_steps.
+
+    Returns:
+      float32 scalar.
     """
     pixels = errors.shape.as_list()[1]
-    passed = np.minimum(1.0, np.arange(cfg.mining_steps + 1) / max(1.0, cfg.mining_steps))
-    if not cfg.mining_steps:
-        passed[:] = 1.0
+    if cfg.mining_steps:
+        passed = np.arange(cfg.mining_steps + 1) / cfg.mining_steps
+    else:
+        passed = np.ones(1)
     counts = ((passed * cfg.hardest + (1.0 - passed)) * float(pixels)).astype(np.int32)
     step = tf.minimum(tf.cast(step, tf.int32), cfg.mining_steps)
     count = tf.cast(tf.gather(tf.constant(counts), step), tf.float32)  # rounded as in float64
     ordered = tf.nn.top_k(errors, pixels).values
     counted = tf.cast(tf.range(pixels), tf.float32) < count
-    chosen = tf.where(tf.tile(counted[None], [errors.shape.as_list()[0], 1]), ordered,
-                      tf.zeros_like(ordered))  # fmt: skip
+    counted = tf.tile(counted[None], [errors.shape.as_list()[0], 1])
+    chosen = tf.where(counted, ordered, tf.zeros_like(ordered))
     return tf.reduce_mean(tf.reduce_sum(chosen, 1)) / tf.maximum(count, 1.0)

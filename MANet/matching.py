@@ -1,32 +1,38 @@
 """How near each cell of a frame is to each object: of the whole reference frame (global), and of a
-window in the frame before (local) (MANet sections 3.2, 3.3; networks/IntVOS.py).
+window in the previous frame (local) (MANet sections 3.2, 3.3; networks/IntVOS.py).
 
 Distances d become maps 2 / (1 + exp(-d)) - 1 = tanh(d / 2) of 0 (the same) to 1 (far, or no such
-object). All of it is float32.
+object). All of it is float32. `count` is the number of objects, the background included: a number,
+or on the CPU an int32 scalar, so that a sequence of few objects costs no more than these.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from . import npu
 
-FAR = 1e9  # distance of a cell that is of another object
-STRIP = 8  # rows of the local map at once
-CHUNK = 16e6  # numbers of the distance matrix held at once (64 MB)
+FAR = 1e9  # distance of a cell of another object: finite in float32 with what is added to it
+STRIP = 8  # rows of the local map that are computed at once
+CHUNK = 16e6  # numbers of the distance matrix that are held at once (64 MB)
 
 
 def global_map(
-    query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool = False
+    query: tf.Tensor, reference: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool = False
 ) -> tf.Tensor:
-    """Map of the nearest reference cell of each object, or of the mean of the cfg.neighbours
-    nearest.
+    """Map of the distance to the nearest reference cell of each object, or of the mean of the
+    distances to the cfg.neighbours nearest.
 
     Args:
-      query, reference: float32 [h, w, C]. labels: int32 [h, w] of the reference; -1, 255: none.
-      count: objects, the background included. lean: on CPU without gradients: cells of no label are
-      left out first.
+      query: float32 [h, w, C].
+      reference: float32 [h, w, C].
+      labels: int32 [h, w] of the reference; -1 and 255 are of no object.
+      count: of objects.
+      cfg: uses neighbours, device.
+      lean: on CPU, without gradients: cells of no label are left out first.
 
     Returns:
       float32 [h, w, count].
@@ -34,7 +40,8 @@ def global_map(
     height, width, channels = query.shape.as_list()
     cells = height * width
     with npu.keep_float32(cfg):
-        q, r = (tf.reshape(tf.cast(x, tf.float32), [cells, channels]) for x in (query, reference))
+        q = tf.reshape(tf.cast(query, tf.float32), [cells, channels])
+        r = tf.reshape(tf.cast(reference, tf.float32), [cells, channels])
         labels = tf.reshape(labels, [cells])
         labels = tf.where(labels < count, labels, -tf.ones_like(labels))  # void 255
         chunks = max(1, -(-cells * cells // int(CHUNK)))
@@ -42,157 +49,206 @@ def global_map(
         own = tf.reduce_sum(q * q, 1)
         q = tf.concat([-2 * q, tf.ones([cells, 1])], 1)  # one product gives |r|^2 - 2 q r
         r = tf.concat([r, tf.reduce_sum(r * r, 1, keepdims=True)], 1)
-        if lean and cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
-            labelled = tf.reshape(tf.where(labels >= 0), [-1])
-            r, labels = tf.gather(r, labelled), tf.gather(labels, labelled)
+        if lean and cfg.neighbours == 1 and _on_cpu(cfg):
+            labeled = tf.reshape(tf.where(labels >= 0), [-1])
+            r, labels = tf.gather(r, labeled), tf.gather(labels, labeled)
         q = tf.pad(q, [[0, size * chunks - cells], [0, 0]])
         q = tf.reshape(q, [chunks, size, channels + 1])
 
-        def part(chunk):
+        def chunk_distances(chunk):
             return _nearest(tf.matmul(r, chunk, transpose_b=True), labels, count, cfg)
 
-        if cfg.get('device', 'cpu') == 'cpu' and chunks > 1:
-            found = tf.map_fn(part, q, parallel_iterations=1)
+        if _on_cpu(cfg) and chunks > 1:
+            found = tf.map_fn(chunk_distances, q, parallel_iterations=1)
         else:
-            found = tf.stack([part(chunk) for chunk in tf.unstack(q)])
+            found = tf.stack([chunk_distances(chunk) for chunk in tf.unstack(q)])
         found = tf.reshape(tf.transpose(found, [0, 2, 1]), [size * chunks, count])[:cells]
         found = tf.tanh((found + own[:, None]) / 2)
         return tf.reshape(found, [height, width, count])
 
 
+def _on_cpu(cfg):
+    return cfg.get('device', 'cpu') == 'cpu'
+
+
+def _of_every_object(function, count):
+    """function(object) float32 of every object, stacked in front; without a loop where `count` is a
+    number."""
+    if isinstance(count, int):
+        return tf.stack([function(number) for number in range(count)])
+    return tf.map_fn(function, tf.range(count), tf.float32, parallel_iterations=1)
+
+
 def _nearest(distance, labels, count, cfg):
-    """float32 [count, Q], least of [N, Q] of the rows of each label; FAR of none."""
-    if cfg.neighbours == 1 and cfg.get('device', 'cpu') == 'cpu':
+    """float32 [count, Q]: of distances [N, Q] the least of the rows of each label, or the mean of
+    the least; FAR where there is none."""
+    if cfg.neighbours == 1 and _on_cpu(cfg):
         return tf.minimum(tf.unsorted_segment_min(distance, labels, count), FAR)
-    of_class = (
-        tf.where(tf.equal(labels, c), distance, tf.fill(distance.shape, FAR)) for c in range(count)
-    )
-    if cfg.neighbours == 1:
-        return tf.stack([tf.reduce_min(rows, 0) for rows in of_class])
-    return tf.stack([_mean_nearest(tf.transpose(rows), cfg.neighbours) for rows in of_class])
+
+    def of_object(number):
+        rows = tf.where(tf.equal(labels, number), distance, tf.fill(distance.shape, FAR))
+        if cfg.neighbours == 1:
+            return tf.reduce_min(rows, 0)
+        return _mean_of_least(tf.transpose(rows), cfg.neighbours)
+
+    return _of_every_object(of_object, count)
 
 
-def _mean_nearest(distance, neighbours):
-    """float32 [Q], mean of the least of [Q, N]; the largest of them for those there are not."""
-    found = -tf.nn.top_k(-distance, neighbours).values
-    there = found < FAR / 2
-    most = tf.reduce_max(tf.where(there, found, tf.fill(found.shape, -FAR)), 1, keepdims=True)
-    found = tf.where(there, found, tf.tile(most, [1, neighbours]))
-    return tf.where(there[:, 0], tf.reduce_mean(found, 1), tf.fill(found.shape[:1], FAR))
+def _mean_of_least(distance, neighbors):
+    """float32 [Q], mean of the `neighbors` least of [Q, N]; where there are fewer, the largest of
+    these counts for the missing ones."""
+    found = -tf.nn.top_k(-distance, neighbors).values
+    present = found < FAR / 2
+    most = tf.reduce_max(tf.where(present, found, tf.fill(found.shape, -FAR)), 1, keepdims=True)
+    found = tf.where(present, found, tf.tile(most, [1, neighbors]))
+    return tf.where(present[:, 0], tf.reduce_mean(found, 1), tf.fill(found.shape[:1], FAR))
 
 
 def local_map(
-    query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool = False
+    query: tf.Tensor, previous: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool = False
 ) -> tf.Tensor:
-    """Map of the nearest cell of each object within cfg.max_distance cells of the halved maps.
+    """Map of the distance to the nearest cell of each object within cfg.max_distance cells of the
+    halved maps.
 
     Args:
-      query, previous: float32 [h, w, C]. labels: int32 [h, w] of the previous frame. lean: see
-      least().
+      query: float32 [h, w, C].
+      previous: float32 [h, w, C].
+      labels: int32 [h, w] of the previous frame.
+      count: of objects.
+      cfg: uses max_distance, device.
+      lean: see window_minima().
 
     Returns:
       float32 [h, w, count].
     """
     with npu.keep_float32(cfg):
-        q, p = (
-            tf.nn.avg_pool2d(tf.cast(x, tf.float32)[None], 2, 2, 'VALID')[0]
-            for x in (query, previous)
-        )
+        q = tf.nn.avg_pool2d(tf.cast(query, tf.float32)[None], 2, 2, 'VALID')[0]
+        p = tf.nn.avg_pool2d(tf.cast(previous, tf.float32)[None], 2, 2, 'VALID')[0]
         planes = tf.tanh(window_distances(q, p, cfg.max_distance, cfg) / 2)
-        return least(planes, labels, count, cfg, lean)
+        return window_minima(planes, labels, count, cfg, lean)
 
 
-def least(planes: tf.Tensor, labels: tf.Tensor, count: int, cfg, lean: bool) -> tf.Tensor:
-    """Least a class of the window's planes float32 [h / 2, w / 2, (2 R + 1)^2], made larger
-    (bilinear, corners aligned): float32 [h, w, count], 1 where there is none.
+def window_minima(planes: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool) -> tf.Tensor:
+    """Least value of each object in a window, 1 where it is not there.
 
-    Args: labels: int32 [h, w] of the candidates; outside is background. lean: on CPU without
-      gradients: STRIP rows at a time, so that no plane is held in full.
+    Args:
+      planes: float32 [h / 2, w / 2, (2 R + 1)^2], a plane an offset; they are resized to [h, w]
+        (bilinear, corners aligned).
+      labels: int32 [h, w] of the candidates; outside is background.
+      count: of objects.
+      cfg: uses max_distance (R), device.
+      lean: on CPU, without gradients: STRIP rows at a time, so that no resized plane is held in
+        full.
+
+    Returns:
+      float32 [h, w, count].
     """
     height, width = labels.shape.as_list()
-    reach = 2 * cfg.max_distance
+    radius = 2 * cfg.max_distance
     strips = -(-height // STRIP)
     more = strips * STRIP - height
-    there = tf.pad(tf.cast(labels, tf.float32), [[reach, reach + more], [reach, reach]])
-    if not lean or cfg.get('device', 'cpu') != 'cpu':
+    labels = tf.pad(tf.cast(labels, tf.float32), [[radius, radius + more], [radius, radius]])
+    if not lean or not _on_cpu(cfg):
         planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
-        return _least_of(planes, there[: height + 2 * reach], count, reach)
-    columns = between(width, planes.shape.as_list()[1], width)
-    place = between(height, planes.shape.as_list()[0], strips * STRIP)
+        return _minima_of_objects(planes, labels[: height + 2 * radius], count, radius)
+    columns = aligned_positions(width, planes.shape.as_list()[1])
+    rows = aligned_positions(height, planes.shape.as_list()[0])
 
-    def strip(args):
+    def strip_minima(args):
         y, low, high, share = args
-        part = _mixed(planes, (low, high, share[:, None, None]), 0)
-        part = _mixed(part, (*columns[:2], columns[2][:, None]), 1)
-        found = tf.slice(there, [y, 0], [STRIP + 2 * reach, width + 2 * reach])
-        return _least_of(part, found, count, reach)
+        strip = _interpolate(planes, Positions(low, high, share[:, None, None]), 0)
+        strip = _interpolate(strip, columns._replace(share=columns.share[:, None]), 1)
+        candidates = tf.slice(labels, [y, 0], [STRIP + 2 * radius, width + 2 * radius])
+        return _minima_of_objects(strip, candidates, count, radius)
 
     starts = tf.range(0, strips * STRIP, STRIP)
-    given = (tf.constant(x.reshape(strips, STRIP)) for x in place)
-    found = tf.map_fn(strip, (starts, *given), tf.float32, 1)
+    rows = [np.pad(values, (0, more), 'edge').reshape(strips, STRIP) for values in rows]
+    found = tf.map_fn(strip_minima, (starts, *map(tf.constant, rows)), tf.float32, 1)
     return tf.reshape(found, [strips * STRIP, width, count])[:height]
 
 
-def _least_of(planes, labels, count, reach):
-    """least() of planes as large as the labels, which have a border of `reach`."""
-    side = reach + 1
-    there = tf.extract_image_patches(
+def _minima_of_objects(planes, labels, count, radius):
+    """window_minima() of planes as large as the labels, which have a border of `radius`."""
+    side = radius + 1
+    candidates = tf.extract_image_patches(
         labels[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
     )[0]
     ones = tf.ones_like(planes)
-    maps = (tf.where(tf.equal(there, float(c)), planes, ones) for c in range(count))
-    return tf.stack([tf.reduce_min(m, 2) for m in maps], 2)
+
+    def of_object(number):
+        shown = tf.equal(candidates, tf.cast(number, tf.float32))
+        return tf.reduce_min(tf.where(shown, planes, ones), 2)
+
+    return tf.transpose(_of_every_object(of_object, count), [1, 2, 0])
 
 
-def between(count: int, source: int, wanted: int):
-    """Cells (low, high) of `source` and the share of the second, float32, for each of `count`
-    cells, corners aligned; `wanted` - count more of the last."""
-    place = np.arange(count, dtype=np.float32) * np.float32((source - 1) / max(1, count - 1))
-    place = np.pad(np.minimum(place, np.float32(source - 1)), (0, wanted - count), 'edge')
-    low = place.astype(np.int32)
-    return low, np.minimum(low + 1, source - 1), place - low.astype(np.float32)
+class Positions(NamedTuple):
+    """Cells between which values are interpolated: int32 `low` and `high`, float32 `share` of the
+    second."""
+
+    low: np.ndarray
+    high: np.ndarray
+    share: np.ndarray
 
 
-def _mixed(x, between, axis):
-    low, high, share = between
-    lower = tf.gather(x, low, axis=axis)
-    return lower + (tf.gather(x, high, axis=axis) - lower) * share
+def aligned_positions(count: int, source: int) -> Positions:
+    """Where each of `count` cells lies between those of a row of `source`, corners aligned."""
+    position = np.arange(count, dtype=np.float32) * np.float32((source - 1) / max(1, count - 1))
+    position = np.minimum(position, np.float32(source - 1))
+    low = position.astype(np.int32)
+    return Positions(low, np.minimum(low + 1, source - 1), position - low.astype(np.float32))
 
 
-def window_distances(query: tf.Tensor, previous: tf.Tensor, reach: int, cfg) -> tf.Tensor:
-    """Squared distances of each cell to those up to `reach` rows and columns away, FAR outside the
+def _interpolate(x, positions, axis):
+    lower = tf.gather(x, positions.low, axis=axis)
+    return lower + (tf.gather(x, positions.high, axis=axis) - lower) * positions.share
+
+
+def window_distances(query: tf.Tensor, previous: tf.Tensor, radius: int, cfg) -> tf.Tensor:
+    """Squared distances of each cell to those up to `radius` rows and columns away, FAR outside the
     frame.
 
-    A row at a time: its cells against all cells of 2 reach + 1 rows is a matrix product, of which
-    the window is a diagonal band.
+    The cells of one row against all cells of side = 2 radius + 1 rows of the previous frame are one
+    matrix product [w, side, wide], wide = w + 2 radius. Of that, cell x needs the columns x ..
+    x + side - 1 of every row: a diagonal band, here for w = 4, radius = 1 and one of the rows:
+
+        cell 0   # # # . . .      the product's rows one after the other in memory:
+        cell 1   . # # # . .      ###....###....###....###
+        cell 2   . . # # # .      cut into rows that are one number longer:
+        cell 3   . . . # # #      ###....   ###....   ###....   ###....
+
+    In rows one number longer the band stands in the first columns, where a slice takes it. These
+    rows need w numbers more than the product has: a cell of zeros is appended to the query's.
 
     Args:
-      query, previous: float32 [h, w, C].
+      query: float32 [h, w, C].
+      previous: float32 [h, w, C].
+      radius: cells.
+      cfg: uses device.
 
     Returns:
-      float32 [h, w, (2 reach + 1)^2], row offset first.
+      float32 [h, w, (2 radius + 1)^2], row offset first.
     """
     height, width, channels = query.shape.as_list()
-    side, wide = 2 * reach + 1, width + 2 * reach
-    border = [[reach, reach], [reach, reach], [0, 0]]
+    side, wide = 2 * radius + 1, width + 2 * radius
+    border = [[radius, radius], [radius, radius], [0, 0]]
     squares = tf.reduce_sum(previous * previous, 2, keepdims=True)
     p = tf.concat([tf.pad(previous, border), tf.pad(squares, border, constant_values=FAR)], 2)
     own = tf.reduce_sum(query * query, 2)
-    q = tf.concat([-2 * query, tf.ones([height, width, 1])], 2)
-    q = tf.pad(q, [[0, 0], [0, 1], [0, 0]])  # a cell more: what the band's last row reads
+    q = tf.concat([-2 * query, tf.ones([height, width, 1])], 2)  # one product: |p|^2 - 2 q p
+    q = tf.pad(q, [[0, 0], [0, 1], [0, 0]])  # the cell of zeros
 
-    def row(args):
+    def row_distances(args):
         y, cells = args
-        rows = tf.reshape(tf.slice(p, [y, 0, 0], [side, wide, channels + 1]), [side * wide, -1])
-        found = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [-1])
-        found = found[: width * (side * wide + 1)]  # rows one longer: the band becomes columns
-        band = tf.reshape(found, [width, side * wide + 1])[:, :-1]
-        band = tf.reshape(band, [width, side, wide])[..., :side]
+        rows = tf.slice(p, [y, 0, 0], [side, wide, channels + 1])
+        rows = tf.reshape(rows, [side * wide, channels + 1])
+        product = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [-1])
+        longer = tf.reshape(product[: width * (side * wide + 1)], [width, side * wide + 1])
+        band = tf.reshape(longer[:, :-1], [width, side, wide])[..., :side]
         return tf.reshape(band, [width, side * side])
 
-    numbers = tf.range(height)
-    if cfg.get('device', 'cpu') == 'cpu':
-        found = tf.map_fn(row, (numbers, q), tf.float32, 1)
+    if _on_cpu(cfg):
+        found = tf.map_fn(row_distances, (tf.range(height), q), tf.float32, 1)
     else:
-        found = tf.stack([row((y, q[y])) for y in range(height)])
+        found = tf.stack([row_distances((y, q[y])) for y in range(height)])
     return tf.minimum(found + own[..., None], FAR)

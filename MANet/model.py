@@ -1,5 +1,5 @@
 """MANet's network: DeepLabV3+ embeddings, the head of the annotated frame (interaction) and that of
-every other (propagation) (MANet section 3; networks/ of the official code).
+every other one (propagation) (MANet section 3; networks/ of the official code).
 """
 
 from __future__ import annotations
@@ -7,42 +7,43 @@ from __future__ import annotations
 import tensorflow.compat.v1 as tf
 
 from . import matching, npu
-from .backbone import batch_norm, conv, depthwise, resnet, scaled
+from .backbone import batch_norm, conv, depthwise, resnet, scale_channels
 
 EMBEDDED, HEAD = 100, 256  # channels (config.py MODEL_SEMANTIC_EMBEDDING_DIM, MODEL_HEAD_...)
 ASPP, LOW = 256, 48  # channels (aspp.py, decoder.py)
 RATES = (1, 6, 12, 18)  # of the pyramid at output stride 16 (aspp.py)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # in B, G, R order, as trained
-ABSENT = 1e4  # taken off the logits of classes that a sequence lacks: finite in float16
+ABSENT = 1e4  # logits of classes that a sequence lacks are this much lower: finite in float16
 DROPPED = 0.1  # of the pyramid's output while training (aspp.py)
 
 
-def embedded(cfg) -> int:
+def embedding_channels(cfg) -> int:
     """Channels of the embeddings."""
-    return scaled(EMBEDDED, cfg)
+    return scale_channels(EMBEDDED, cfg)
 
 
-def normalised(image: tf.Tensor, cfg) -> tf.Tensor:
-    """B, G, R of 0..255 by the constants of R, G, B, as the official weights expect: float32."""
+def normalize(image: tf.Tensor, cfg) -> tf.Tensor:
+    """Images B, G, R of 0..255, normalized by the constants of R, G, B, as the official weights
+    expect it: float32."""
     with npu.keep_float32(cfg):
         return (tf.cast(image, tf.float32) / 255 - MEAN) / DEVIATION
 
 
 def embed(image: tf.Tensor, cfg, training: bool = False) -> tf.Tensor:
-    """Embeddings of pictures float32 [B, H, W, 3], normalised(): [B, ceil(H/4), ceil(W/4), 100]."""
+    """Embeddings [B, ceil(H/4), ceil(W/4), 100] of images float32 [B, H, W, 3] of normalize()."""
     with tf.variable_scope('manet', reuse=tf.AUTO_REUSE):
         x, low = resnet(image, cfg, training)
         x = pyramid(x, cfg, training)
         x = decoder(x, low, cfg, training)
         x = depthwise(x, 3, 'seperate_conv')
         x = tf.nn.relu(batch_norm(x, 'bn1', training, cfg, cfg.head_decay))
-        x = conv(x, scaled(EMBEDDED, cfg), 1, 'embedding_conv', cfg, bias=True)
+        x = conv(x, scale_channels(EMBEDDED, cfg), 1, 'embedding_conv', cfg, bias=True)
         return tf.nn.relu(batch_norm(x, 'bn2', training, cfg, cfg.head_decay))
 
 
 def pyramid(x: tf.Tensor, cfg, training: bool) -> tf.Tensor:
     """Atrous spatial pyramid pooling: [B, h, w, 2048] -> [B, h, w, 256]."""
-    width = scaled(ASPP, cfg)
+    width = scale_channels(ASPP, cfg)
     with tf.variable_scope('aspp'):
         parts = []
         for k, rate in enumerate(RATES, 1):
@@ -61,63 +62,96 @@ def pyramid(x: tf.Tensor, cfg, training: bool) -> tf.Tensor:
 def decoder(x: tf.Tensor, low: tf.Tensor, cfg, training: bool) -> tf.Tensor:
     """Pyramid and low-level features together: [B, h4, w4, 256]."""
     with tf.variable_scope('decoder'):
-        low = conv(low, scaled(LOW, cfg), 1, 'conv1', cfg, fan='in')
+        low = conv(low, scale_channels(LOW, cfg), 1, 'conv1', cfg, fan='in')
         low = tf.nn.relu(batch_norm(low, 'bn1', training, cfg))
         x = tf.image.resize_bilinear(x, low.shape.as_list()[1:3], align_corners=True)
         x = tf.concat([x, low], -1)
-        for k in (0, 4):  # places in nn.Sequential
-            x = conv(x, scaled(ASPP, cfg), 3, f'last_conv/{k}', cfg, fan='in')
+        for k in (0, 4):  # positions in nn.Sequential
+            x = conv(x, scale_channels(ASPP, cfg), 3, f'last_conv/{k}', cfg, fan='in')
             x = tf.nn.relu(batch_norm(x, f'last_conv/{k + 1}', training, cfg))
     return x
 
 
-def head(x: tf.Tensor, name: str, cfg, there=None) -> tf.Tensor:
-    """Logits [h, w, N] of one item a class, float32 [N, h, w, C].
+def head(
+    x: tf.Tensor, name: str, cfg, training: bool = False, present: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Logits of all classes, one item of the batch a class.
 
-    Args: there: float32 [N], 1 of real classes, while training; batch norm then takes the
-      statistics of the real ones.
+    Args:
+      x: float32 [N, h, w, C], what the head sees of each class.
+      name: 'dynamic_seghead' (propagation) or 'inter_seghead' (interaction).
+      cfg: of the network.
+      training: batch norm takes the statistics of the items.
+      present: float32 [N], 1 of the classes that the sequence has, where `x` is padded with others:
+        these have no share in the statistics and lose ABSENT of their logits.
+
+    Returns:
+      float32 [h, w, N].
     """
-    training = there is not None
     with tf.variable_scope(f'manet/{name}', reuse=tf.AUTO_REUSE):
         for k in (1, 2, 3, 4):
             with tf.variable_scope(f'layer{k}'):
                 x = depthwise(x, 7, 'conv1')
-                x = tf.nn.relu(batch_norm(x, 'bn1', training, cfg, cfg.head_decay, there))
-                x = conv(x, scaled(HEAD, cfg), 1, 'conv2', cfg, bias=True)
-                x = tf.nn.relu(batch_norm(x, 'bn2', training, cfg, cfg.head_decay, there))
+                x = tf.nn.relu(batch_norm(x, 'bn1', training, cfg, cfg.head_decay, present))
+                x = conv(x, scale_channels(HEAD, cfg), 1, 'conv2', cfg, bias=True)
+                x = tf.nn.relu(batch_norm(x, 'bn2', training, cfg, cfg.head_decay, present))
         x = conv(x, 1, 1, 'conv', cfg, bias=True)
     logits = tf.transpose(x[..., 0], [1, 2, 0])
-    return logits if there is None else logits + (there - 1) * ABSENT
+    return logits if present is None else logits + (present - 1) * ABSENT
 
 
-def planes(labels: tf.Tensor, count: int) -> tf.Tensor:
-    """float32 [h, w, count] of 0 and 1 of labels int32 [h, w]; -1 is of none."""
+def planes(labels: tf.Tensor, count) -> tf.Tensor:
+    """float32 [h, w, count], 1 where labels int32 [h, w] have the plane's number; -1 and 255 are on
+    none."""
     return tf.one_hot(labels, count, dtype=tf.float32)
 
 
-def propagate(embedding, global_, local, previous, cfg, there=None) -> tf.Tensor:
-    """Logits [h, w, N] of a frame.
+def propagate(embedding, global_map, local_map, previous, cfg, training=False, present=None):
+    """Logits of a frame that is not annotated.
 
     Args:
-      embedding: float32 [h, w, C]. global_, local: maps [h, w, N]. previous: planes of the mask of
-      the frame before [h, w, N]. there: see head().
+      embedding: float32 [h, w, C].
+      global_map: float32 [h, w, N].
+      local_map: float32 [h, w, N].
+      previous: planes() of the mask of the frame before, [h, w, N].
+      cfg: of the network.
+      training: see head().
+      present: see head().
+
+    Returns:
+      float32 [h, w, N].
     """
-    return head(_items(embedding, [global_, local, previous]), 'dynamic_seghead', cfg, there)
+    items = _items(embedding, [global_map, local_map, previous])
+    return head(items, 'dynamic_seghead', cfg, training, present)
 
 
-def interact(embedding, strokes, previous, cfg, there=None) -> tf.Tensor:
-    """Logits [h, w, N] of the annotated frame; strokes and mask of the round before as planes."""
-    return head(_items(embedding, [strokes, previous]), 'inter_seghead', cfg, there)
+def interact(embedding, strokes, previous, cfg, training=False, present=None) -> tf.Tensor:
+    """Logits of the annotated frame.
+
+    Args:
+      embedding: float32 [h, w, C].
+      strokes: planes() of the strokes, [h, w, N].
+      previous: planes() of the frame's mask of the round before, [h, w, N].
+      cfg: of the network.
+      training: see head().
+      present: see head().
+
+    Returns:
+      float32 [h, w, N].
+    """
+    items = _items(embedding, [strokes, previous])
+    return head(items, 'inter_seghead', cfg, training, present)
 
 
 def _items(embedding, maps):
-    count = maps[0].shape.as_list()[-1]
+    """float32 [N, h, w, C + maps]: the embedding and the class's plane of each map."""
+    count = maps[0].shape.as_list()[-1] or tf.shape(maps[0])[-1]
     shared = tf.tile(embedding[None], [count, 1, 1, 1])
     return tf.concat([shared, *(tf.transpose(m, [2, 0, 1])[..., None] for m in maps)], -1)
 
 
-def nearest(labels: tf.Tensor, size) -> tf.Tensor:
-    """int32 [H, W] to `size`, the cell floor(i in / out)."""
+def resize_labels(labels: tf.Tensor, size) -> tf.Tensor:
+    """int32 [H, W] to `size` (h, w), the cell floor(i H / h)."""
     x = tf.cast(labels, tf.float32)[None, ..., None]
     return tf.cast(tf.image.resize_nearest_neighbor(x, size)[0, ..., 0], tf.int32)
 
@@ -125,53 +159,70 @@ def nearest(labels: tf.Tensor, size) -> tf.Tensor:
 def network(features: dict, cfg, training: bool) -> dict:
     """Logits of a batch of stage cfg.stage.
 
+    A sequence's head runs for the classes that it has. On the NPU, where shapes are static, it is
+    padded to the largest number of the data.
+
     Args:
       features: images float32 [B, 3, S, S, 3] (reference, previous, current frame; stage 2: [B, 1,
-        S, S, 3]), B, G, R, 0..255; there float32 [B, N], 1 of classes that the sequence has;
+        S, S, 3]), B, G, R, 0..255; present float32 [B, N], 1 of classes that the sequence has;
         stage 1: reference, previous int32 [B, S, S] labels; stage 2: strokes int32 [B, S, S], -1
         where there are none, previous int32 [B, S, S], 0 in a first round.
+      cfg: of the network; uses stage, device.
+      training: batch norm takes the batch's statistics.
 
     Returns:
-      logits float32 [B, s, s, N], s = S / 4.
+      logits float32 [B, s, s, N], s = S / 4; those of absent classes are ABSENT lower.
     """
     images = features['images']
     batch, frames, *shape = images.shape.as_list()
-    whole = training and cfg.stage == 1
-    flat = normalised(tf.reshape(tf.transpose(images, [1, 0, 2, 3, 4]), [-1, *shape]), cfg)
-    embeddings = embed(flat, cfg, whole)
+    flat = tf.reshape(tf.transpose(images, [1, 0, 2, 3, 4]), [-1, *shape])
+    embeddings = embed(normalize(flat, cfg), cfg, training and cfg.stage == 1)
     size = embeddings.shape.as_list()[1:3]
-    embeddings = tf.reshape(embeddings, [frames, batch, *size, embedded(cfg)])
+    embeddings = tf.reshape(embeddings, [frames, batch, *size, embedding_channels(cfg)])
+    answer = _propagated if cfg.stage == 1 else _interacted
     logits = []
     for n in range(batch):
-        there = features['there'][n] if training else tf.ones_like(features['there'][n])
-        count = there.shape.as_list()[0]
-        labels = {
-            key: nearest(features[key][n], size)
-            for key in ('reference', 'previous', 'strokes') if key in features
-        }  # fmt: skip
-        mask = planes(labels['previous'], count)
-        if cfg.stage == 1:
-            reference, previous, current = (embeddings[k, n] for k in range(3))
-            maps = matched(current, reference, labels['reference'], previous, labels['previous'],
-                           count, cfg)  # fmt: skip
-            logits.append(propagate(current, *maps, mask, cfg, there if training else None))
+        given = {
+            key: resize_labels(features[key][n], size)
+            for key in ('reference', 'previous', 'strokes')
+            if key in features
+        }
+        classes = features['present'].shape.as_list()[1]
+        if cfg.get('device', 'cpu') == 'cpu':
+            count = tf.cast(tf.reduce_sum(features['present'][n]), tf.int32)
+            found = answer(embeddings[:, n], given, count, cfg, training, None)
+            found = _pad_classes(found, classes)
         else:
-            own = tf.stop_gradient(embeddings[0, n])
-            strokes = planes(labels['strokes'], count)
-            logits.append(interact(own, strokes, mask, cfg, there if training else None))
+            present = features['present'][n] if training else None
+            found = answer(embeddings[:, n], given, classes, cfg, training, present)
+        logits.append(found)
     return {'logits': tf.stack(logits)}
 
 
-def every_variable(cfg) -> None:
+def _propagated(embeddings, given, count, cfg, training, present):
+    reference, previous, current = (embeddings[k] for k in range(3))
+    global_map = matching.global_map(current, reference, given['reference'], count, cfg)
+    local_map = matching.local_map(current, previous, given['previous'], count, cfg)
+    mask = planes(given['previous'], count)
+    return propagate(current, global_map, local_map, mask, cfg, training, present)
+
+
+def _interacted(embeddings, given, count, cfg, training, present):
+    embedding = tf.stop_gradient(embeddings[0])
+    strokes, mask = planes(given['strokes'], count), planes(given['previous'], count)
+    return interact(embedding, strokes, mask, cfg, training, present)
+
+
+def _pad_classes(logits, classes):
+    """Logits [h, w, n] with -ABSENT for those of `classes` that are missing."""
+    height, width, _ = logits.shape.as_list()
+    missing = classes - tf.shape(logits)[2]
+    logits = tf.pad(logits, [[0, 0], [0, 0], [0, missing]], constant_values=-ABSENT)
+    return tf.reshape(logits, [height, width, classes])
+
+
+def make_every_variable(cfg) -> None:
     """Makes the variables of both heads where the graph lacks some: one form of checkpoint."""
-    embedding, zeros = tf.zeros([4, 4, embedded(cfg)]), tf.zeros([4, 4, 2])
+    embedding, zeros = tf.zeros([4, 4, embedding_channels(cfg)]), tf.zeros([4, 4, 2])
     propagate(embedding, zeros, zeros, zeros, cfg)
     interact(embedding, zeros, zeros, cfg)
-
-
-def matched(query, reference, labels, previous, previous_labels, count: int, cfg):
-    """(global map, local map) of a frame without memories."""
-    return (
-        matching.global_map(query, reference, labels, count, cfg),
-        matching.local_map(query, previous, previous_labels, count, cfg),
-    )

@@ -8,19 +8,18 @@ is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time'
 
 from __future__ import annotations
 
-import json
-import os
-
 import cv2
 import numpy as np
 from scipy import ndimage, sparse, special
 from scipy.sparse import csgraph
 
+from common import files
+
 KERNEL, LARGEST, LEAST_NODES, POINTS = 0.2, 16, 4, 1000  # of the evaluation service's robot
 STILL = 0.9  # factor of a radius that leaves nothing
 
 
-def rasterised(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
+def rasterize(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
     """The strokes' pixels: int32 [T, H, W], -1 where there is none; later strokes lie above.
 
     Args:
@@ -32,12 +31,12 @@ def rasterised(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
         for stroke in strokes:
             path = np.asarray(stroke['path'], np.float64).reshape(-1, 2)
             path = (path * (width - 1, height - 1)).astype(int)
-            for x, y in traced(path):
+            for x, y in bresenham(path):
                 labels[y, x] = stroke['object_id']
     return result
 
 
-def traced(path: np.ndarray):
+def bresenham(path: np.ndarray):
     """(x, y) of the pixels of a path int [n, 2], Bresenham's between its points."""
     if len(path) == 1:
         yield tuple(path[0])
@@ -45,44 +44,61 @@ def traced(path: np.ndarray):
         step = np.sign(end - start)
         major = 0 if abs(end[0] - start[0]) > abs(end[1] - start[1]) else 1
         long, short = abs(end[major] - start[major]), abs(end[1 - major] - start[1 - major])
-        place, error = start.copy(), 2 * short - long
+        position, error = start.copy(), 2 * short - long
         for _ in range(long + 1):
-            yield tuple(place)
+            yield tuple(position)
             if error >= 0:
-                place[1 - major] += step[1 - major]
+                position[1 - major] += step[1 - major]
                 error -= 2 * long
-            place[major] += step[major]
+            position[major] += step[major]
             error += 2 * short
 
 
-def read(path: str) -> dict:
-    """A scribble file.
+def read(path: str, count: int) -> dict:
+    """A scribble file of a video of `count` frames, in the form that has a list for every frame.
+
+    {"frame": 3, "scribbles": [stroke, ...]}, the strokes of one frame, is taken too.
 
     Raises:
-      FileNotFoundError: no such file. ValueError: no scribbles, a stroke without path or id, a path
-      outside 0..1.
+      FileNotFoundError: no such file. ValueError: no JSON, no scribbles, of another number of
+      frames, no stroke, a stroke without path or id, a path outside 0..1.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'no scribbles at {os.path.abspath(path)}')
-    with open(path) as f:
-        try:
-            found = json.load(f)
-        except ValueError as error:
-            raise ValueError(f'{path} is no JSON: {error}') from None
-    checked(found, path)
+    found = files.read_json(path)
+    if isinstance(found, dict) and 'frame' in found:
+        found = _of_all_frames(found, path, count)
+    check(found, path)
+    if len(found['scribbles']) != count:
+        raise ValueError(f'{path} has {len(found["scribbles"])} frames, the video has {count}')
+    if not annotated_frames(found):
+        raise ValueError(f'{path} has no stroke')
     return found
 
 
-def checked(found: dict, name: str = 'scribbles') -> None:
+def _of_all_frames(found, path, count):
+    frame, strokes = found['frame'], found.get('scribbles')
+    if not isinstance(frame, int) or isinstance(frame, bool) or not 0 <= frame < count:
+        raise ValueError(f'{path}: frame {frame!r} of a video of {count} frames (0 is the first)')
+    if not isinstance(strokes, list) or any(isinstance(stroke, list) for stroke in strokes):
+        raise ValueError(f'{path}: with "frame", "scribbles" are the strokes of that frame')
+    return {**found, 'scribbles': [strokes if t == frame else [] for t in range(count)]}
+
+
+def check(found: dict, name: str = 'scribbles') -> None:
     """ValueError where `found` are no scribbles."""
     frames = found.get('scribbles') if isinstance(found, dict) else None
     if not isinstance(frames, list) or not all(isinstance(f, list) for f in frames):
-        raise ValueError(f'{name}: expected {{"scribbles": [strokes of every frame]}}')
+        raise ValueError(
+            f'{name}: expected {{"scribbles": [strokes of every frame]}}, or '
+            '{"frame": 0, "scribbles": [strokes of that frame]}'
+        )
     for t, strokes in enumerate(frames):
         for stroke in strokes:
             if not isinstance(stroke, dict) or not {'path', 'object_id'} <= set(stroke):
                 raise ValueError(f'{name}: frame {t}: a stroke needs path and object_id')
-            path = np.asarray(stroke['path'], np.float64)
+            try:
+                path = np.asarray(stroke['path'], np.float64)
+            except (TypeError, ValueError):
+                path = np.zeros(0)
             if path.ndim != 2 or path.shape[1] != 2 or not len(path):
                 raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
             if not ((path >= 0) & (path <= 1)).all():
@@ -91,7 +107,7 @@ def checked(found: dict, name: str = 'scribbles') -> None:
                 raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
 
 
-def annotated(found: dict) -> list[int]:
+def annotated_frames(found: dict) -> list[int]:
     """Numbers of the frames that have strokes."""
     return [t for t, strokes in enumerate(found['scribbles']) if strokes]
 
@@ -101,7 +117,7 @@ def interact(name: str, truth: np.ndarray, masks: np.ndarray, frame: int, count:
 
     Args:
       name: of the sequence. truth, masks: ids [T, H, W]. frame: number. count: objects.
-      kernel: share and largest radius of the opening, see strokes_of().
+      kernel: share and largest radius of the opening, see draw_strokes().
 
     Returns:
       scribbles of all frames, strokes in `frame` alone.
@@ -109,7 +125,7 @@ def interact(name: str, truth: np.ndarray, masks: np.ndarray, frame: int, count:
     wrong = truth[frame] != masks[frame]
     strokes = []
     for number in range(count + 1):
-        for path in strokes_of(wrong & (truth[frame] == number), **kernel):
+        for path in draw_strokes(wrong & (truth[frame] == number), **kernel):
             strokes.append(
                 {'path': path.tolist(), 'object_id': number, 'start_time': 0, 'end_time': 0}
             )
@@ -118,13 +134,14 @@ def interact(name: str, truth: np.ndarray, masks: np.ndarray, frame: int, count:
     return {'sequence': name, 'scribbles': frames, 'annotated_frame': frame}
 
 
-def first(name: str, truth: np.ndarray, count: int, **kernel) -> dict:
-    """Scribbles on the objects of ids [H, W], none on the background: what a human draws first."""
+def first_scribbles(name: str, truth: np.ndarray, count: int, **kernel) -> dict:
+    """Scribbles on the objects of ids [H, W], none on the background: what a human
+    draws first."""
     found = interact(name, truth[None], np.zeros_like(truth)[None], 0, count, **kernel)
     return found
 
 
-def strokes_of(region: np.ndarray, kernel: float = KERNEL, largest: float = LARGEST) -> list:
+def draw_strokes(region: np.ndarray, kernel: float = KERNEL, largest: float = LARGEST) -> list:
     """Curves float64 [n, 2] (x, y of 0..1) along the middle of each part of a bool region [H, W].
 
     Args: kernel: radius of the opening, in halves of the region's root. largest: px.
@@ -132,12 +149,12 @@ def strokes_of(region: np.ndarray, kernel: float = KERNEL, largest: float = LARG
     if not region.any():
         return []
     height, width = region.shape
-    opened_ = opened(region, min(kernel * np.sqrt(region.sum()) / 2, largest))
-    skeleton = medial_axis(np.pad(opened_, 1, 'constant'))[1:-1, 1:-1]
-    return [smoothed(path) / (width, height) for path in longest_paths(skeleton)]
+    inside = open_region(region, min(kernel * np.sqrt(region.sum()) / 2, largest))
+    skeleton = medial_axis(np.pad(inside, 1, 'constant'))[1:-1, 1:-1]
+    return [bezier(path) / (width, height) for path in longest_paths(skeleton)]
 
 
-def opened(region: np.ndarray, radius: float) -> np.ndarray:
+def open_region(region: np.ndarray, radius: float) -> np.ndarray:
     """Morphological opening by a disk, smaller until something is left."""
     image = region.astype(np.uint8)
     while radius > 1:
@@ -152,7 +169,7 @@ def opened(region: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _removable() -> np.ndarray:
-    """bool [512]: 3x3 patterns whose centre may go: it joins nothing, and three or more are on."""
+    """bool [512]: 3x3 patterns whose center may go: it joins nothing, and three or more are on."""
     result = np.zeros(512, bool)
     eight = np.ones((3, 3))
     for number in range(512):
@@ -181,14 +198,14 @@ def medial_axis(region: np.ndarray) -> np.ndarray:
     near = [
         (dy * width + dx, 1 << (3 * (dy + 1) + dx + 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
     ]
-    places = (rows * width + columns)[order].tolist()
-    for place in places:
+    positions = (rows * width + columns)[order].tolist()
+    for position in positions:
         pattern = 0
         for step, bit in near:
-            if image[place + step]:
+            if image[position + step]:
                 pattern |= bit
         if removable[pattern]:
-            image[place] = 0
+            image[position] = 0
     return np.array(image, bool).reshape(region.shape)
 
 
@@ -216,12 +233,12 @@ def longest_paths(skeleton: np.ndarray) -> list[np.ndarray]:
     for part in range(parts.max() + 1 if count else 0):
         members = np.flatnonzero(parts == part)
         if len(members) >= LEAST_NODES:
-            path = _longest(tree, members[0])
+            path = _longest_path(tree, members[0])
             result.append(np.stack([columns[path], rows[path]], 1))
     return result
 
 
-def _longest(tree, start):
+def _longest_path(tree, start):
     """Nodes of the longest path of a tree: the farthest from the farthest."""
     for _ in range(2):
         order, before = csgraph.breadth_first_order(tree, start, False)
@@ -236,7 +253,7 @@ def _longest(tree, start):
     return np.array(path[::-1])
 
 
-def smoothed(path: np.ndarray) -> np.ndarray:
+def bezier(path: np.ndarray) -> np.ndarray:
     """A path's pixels as control points of one Bezier curve: float64 [1000, 2], its end first."""
     count = len(path)
     if count > POINTS:

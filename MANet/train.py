@@ -5,84 +5,95 @@ that a robot corrects between rounds (stage 2; train_stage1.py, train_stage2.py)
     python -m MANet.train --data_path=DAVIS --output_path=more --init_from=run --preset=stage2
 
 Presets: full (both stages), stage1, stage2, performance, smoke (both, narrow, from scratch, the
-default on CPU). A killed run goes on from its last checkpoint when given again.
+default on CPU). A killed run goes on from its last checkpoint when the command is given again.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import sys
 
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import davis
+from common import davis, weights
 
-from . import cli, data, model, npu, session
+from . import cli, corrections, data, evaluate, model, npu
 from .backbone import moving_updates
 from .config import get_config
 from .losses import losses
 
 DEEPLAB = ('manet/backbone/', 'manet/aspp/', 'manet/decoder/')  # parameter group 0 (PT)
+SCHEDULE = ('stage1_steps', 'train_steps', 'mining_steps', 'cycle')  # settings in updates
 
 
 def model_fn(features, labels, mode, params):
     """tf.estimator's model function; params are the settings of config.py."""
     cfg = EasyDict(params)
-    training = mode == tf.estimator.ModeKeys.TRAIN
+    if mode != tf.estimator.ModeKeys.TRAIN:
+        raise ValueError(f'mode {mode}: this model function trains; inference.load() answers')
     step = tf.train.get_or_create_global_step()
-    outputs = model.network(features, cfg, training)
-    if mode == tf.estimator.ModeKeys.PREDICT:
-        return tf.estimator.EstimatorSpec(mode, outputs)
-    scalars = losses(outputs, dict(labels, step=step - span(cfg)[0]), cfg)
-    if not training:
-        metrics = {k: tf.metrics.mean(v) for k, v in scalars.items() if k != 'total'}
-        return tf.estimator.EstimatorSpec(mode, loss=scalars['total'], eval_metric_ops=metrics)
+    scalars = training_losses(features, labels, cfg)
     for key, value in scalars.items():
         tf.summary.scalar(f'loss/{key}', value)
-    model.every_variable(cfg)  # both stages have the same checkpoint
-    train_op = update(scalars['total'], cfg)
-    if cfg.get('init_from'):
-        variables = [v for v in tf.global_variables() if belongs(v)]
-        found = cli.match_variables(cfg.init_from, variables, partial=True)
-        tf.train.init_from_checkpoint(cfg.init_from, {v.op.name: v for v in found})
+    train_op = update(scalars['total'], step, cfg)
+    cli.init_from_checkpoint(cfg)
     loss = tf.identity(scalars['total'], 'train_loss')
     return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
-class SGD(tf.train.MomentumOptimizer):
-    """Momentum SGD with a rate a parameter group: DeepLab's falls, the others' stays (as in the
-    official code, cfg.group0_only) or falls too."""
-
-    def __init__(self, falling, cfg):
-        """`falling` float32 scalar; learning_rate, momentum, nesterov, group0_only of settings."""
-        super().__init__(falling, cfg.momentum, use_nesterov=cfg.nesterov and cfg.stage == 1)
-        self.still = cfg.learning_rate if cfg.group0_only and cfg.stage == 1 else None
-
-    def _apply_dense(self, gradient, variable):
-        return self._rated(super()._apply_dense, gradient, variable)
-
-    def _resource_apply_dense(self, gradient, variable):
-        return self._rated(super()._resource_apply_dense, gradient, variable)
-
-    def _create_slots(self, var_list):
-        super()._create_slots(tf.trainable_variables())  # both stages have the same checkpoint
-
-    def _rated(self, apply, gradient, variable):
-        falling = self._learning_rate_tensor
-        if self.still is not None and not variable.op.name.startswith(DEEPLAB):
-            self._learning_rate_tensor = tf.constant(self.still, tf.float32)
-        done = apply(gradient, variable)
-        self._learning_rate_tensor = falling
-        return done
+def training_losses(features, labels, cfg) -> dict:
+    """losses() of a batch at the graph's global step; the variables of both stages are made, so
+    that all checkpoints have one form."""
+    step = tf.train.get_or_create_global_step() - span(cfg)[0]
+    outputs = model.network(features, cfg, training=True)
+    model.make_every_variable(cfg)
+    return losses(outputs, dict(labels, step=step), cfg)
 
 
-def update(loss: tf.Tensor, cfg):
-    """One step: gradients clipped by their global norm, then weight decay added."""
-    step = tf.train.get_or_create_global_step()
+def loss_of(features, labels, cfg) -> tf.Tensor:
+    """The training loss of a batch, float32 scalar."""
+    return training_losses(features, labels, cfg)['total']
+
+
+class TwoRates(tf.train.Optimizer):
+    """An optimizer for the variables of DeepLab and one for all others, as one: loss scaling and
+    averaging over cards wrap a single optimizer."""
+
+    def __init__(self, of_deeplab: tf.train.Optimizer, of_others: tf.train.Optimizer):
+        """The two optimizers."""
+        super().__init__(use_locking=False, name='TwoRates')
+        self.of_deeplab, self.of_others = of_deeplab, of_others
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """Applies each pair by the optimizer of its variable, then counts the step."""
+        deeplab, others = [], []
+        for gradient, variable in grads_and_vars:
+            group = deeplab if variable.op.name.startswith(DEEPLAB) else others
+            group.append((gradient, variable))
+        done = [self.of_deeplab.apply_gradients(deeplab), self.of_others.apply_gradients(others)]
+        with tf.control_dependencies(done):
+            counted = tf.no_op() if global_step is None else tf.assign_add(global_step, 1)
+        return tf.group(counted, name=name)
+
+
+def make_optimizer(step: tf.Tensor, cfg) -> tf.train.Optimizer:
+    """Momentum SGD of the stage: the rate falls, in stage 1 of the official code for DeepLab alone
+    (cfg.group0_only)."""
     rate = learning_rate(step, cfg)
     tf.summary.scalar('learning_rate', rate)
-    optimizer = npu.wrap_optimizer(SGD(rate, cfg), cfg)
+    nesterov = cfg.nesterov and cfg.stage == 1
+    falling = tf.train.MomentumOptimizer(rate, cfg.momentum, use_nesterov=nesterov)
+    if cfg.stage == 2 or not cfg.group0_only:
+        return falling
+    constant = tf.train.MomentumOptimizer(cfg.learning_rate, cfg.momentum, use_nesterov=nesterov)
+    return TwoRates(falling, constant)
+
+
+def update(loss: tf.Tensor, step: tf.Tensor, cfg):
+    """One step: gradients clipped by their global norm, then weight decay added."""
+    optimizer = npu.wrap_optimizer(make_optimizer(step, cfg), cfg)
     chosen = [v for v in tf.trainable_variables() if trains(v, cfg)]
     pairs = [(g, v) for g, v in optimizer.compute_gradients(loss, chosen) if g is not None]
     if cfg.clip and cfg.stage == 1:
@@ -91,7 +102,22 @@ def update(loss: tf.Tensor, cfg):
         shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
         pairs = [(g * shrink, v) for g, v in pairs]
     pairs = [(g + cfg.weight_decay * v, v) for g, v in pairs]
-    return tf.group(optimizer.apply_gradients(pairs, step), *moving_updates())
+    train_op = tf.group(optimizer.apply_gradients(pairs, step), *moving_updates())
+    keep_momenta([v for v in tf.trainable_variables() if v not in chosen])
+    return train_op
+
+
+def keep_momenta(variables: list) -> None:
+    """Makes the momenta of variables that this stage does not train, under the names that
+    MomentumOptimizer gives them: the checkpoints of both stages have the same variables."""
+    for variable in variables:
+        tf.get_variable(
+            f'{variable.op.name}/Momentum',
+            variable.shape,
+            tf.float32,
+            tf.zeros_initializer(),
+            trainable=False,
+        )
 
 
 def trains(variable, cfg) -> bool:
@@ -112,47 +138,101 @@ def learning_rate(step: tf.Tensor, cfg) -> tf.Tensor:
     return cfg.learning_rate * tf.pow(tf.maximum(left, 0.0), cfg.power)
 
 
-def belongs(variable) -> bool:
-    """Whether a variable is one of the network, not of the optimizer."""
-    return variable.op.name.startswith('manet/') and not variable.op.name.endswith('/Momentum')
+def prepare(args, cfg) -> None:
+    """Fills what a run needs in its settings: sequences, steps, the checkpoint to start from.
 
-
-def train(cfg, output_path: str, hook) -> str:
-    """Trains to cfg.train_steps, from what `output_path` holds; returns the last checkpoint.
-
-    Stage 2 stops after every cfg.cycle updates for the robot's corrections of what it then answers.
+    Raises:
+      FileNotFoundError, ValueError: no data; no weights to start from, or of the wrong stage.
     """
-    step = cfg.start_step
-    while step < cfg.train_steps:
-        part = EasyDict(cfg, stage=1 if step < cfg.stage1_steps else 2)
-        first, end = span(part)
-        if part.stage == 2:
-            turn = (step - first) // cfg.cycle
-            end = min(end, first + (turn + 1) * cfg.cycle)
-            part.annotations = session.annotations(part, output_path, turn)
-        part.update(start_step=step, init_from=cfg.init_from if step == 0 else '')
-        run = npu.estimator(model_fn, part, output_path)
-        run.train(lambda part=part: data.input_fn(part, True), max_steps=end, hooks=[hook])
-        step = end
-    return tf.train.latest_checkpoint(output_path)
-
-
-def fill(args, cfg) -> None:
-    """Fills what a run needs in its settings: sequences, steps, the checkpoint to start from."""
-    cfg.data_path = davis.resolve(cli.data_root(args, cfg), '2017')
-    cfg.counts = data.instances(cfg.data_path, 'train')
+    cfg.data_path = davis.resolve(cli.data_root(args, cfg), cfg.year)
+    cfg.counts = data.instances(cfg.data_path, 'train', cfg.year)
     cfg.examples = sorted(cfg.counts)
     cfg.objects = max(cfg.objects, *cfg.counts.values())
     if cfg.train_epochs:
         steps = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
         cfg.train_steps = cfg.train_epochs * max(1, steps)
-    cfg.init_from = cli.checkpoint_prefix(args.init_from) if args.init_from else ''
+    elif not args.steps and cfg.case != 'perf':
+        keep_examples(cfg, npu.rank()[1])
     if cfg.case == 'perf' and cfg.stage1_steps:  # timed: one kind of update
         cfg.train_steps = min(cfg.train_steps, cfg.stage1_steps)
-    cfg.start_step = 0
+    for key in ('stage1_steps', 'cycle'):
+        if cfg.device == 'npu' and cfg[key] % cfg.iterations_per_loop:
+            raise ValueError(
+                f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
+                f'{cfg.iterations_per_loop} on the NPU'
+            )
     cfg.stage = 1 if cfg.stage1_steps else 2
-    if cfg.stage == 2 and not cfg.init_from and not tf.train.latest_checkpoint(args.output_path):
-        raise ValueError('stage 2 starts from a checkpoint of stage 1: --init_from=stage1')
+    if cfg.stage == 2:
+        check_stage2_start(args)
+    cfg.init_from = cli.checkpoint_to_start_from(args, cfg)
+
+
+def keep_examples(cfg, cards: int) -> None:
+    """Divides the schedule by the number of cards: as many examples are seen as on one card."""
+    if cards == 1:
+        return
+    before = {key: cfg[key] for key in SCHEDULE}
+    loop = cfg.iterations_per_loop
+    for key, value in before.items():
+        cfg[key] = -(-value // (cards * loop)) * loop
+    rows = ', '.join(f'{key} {value} -> {cfg[key]}' for key, value in before.items())
+    print(
+        f'{cards} cards, {cards} times the examples an update: {rows}. The learning rate stays '
+        f'{cfg.learning_rate}; --learning_rate sets another, --steps another number of updates',
+        flush=True,
+    )
+
+
+def check_stage2_start(args) -> None:
+    """ValueError where a run of stage 2 alone has no stage 1 to start from."""
+    if args.init_from:
+        names = dict(tf.train.list_variables(weights.checkpoint_prefix(args.init_from)))
+        needed = ('manet/embedding_conv/weights', 'manet/dynamic_seghead/conv/weights')
+        missing = [name for name in needed if name not in names]
+        if missing:
+            raise ValueError(
+                f'stage 2 starts from a checkpoint of stage 1, {args.init_from} has no {missing}'
+            )
+    elif not os.path.isfile(os.path.join(args.output_path, 'checkpoint')):
+        raise ValueError(
+            'stage 2 starts from a checkpoint of stage 1: --init_from=FOLDER of '
+            'python -m MANet.train --preset=stage1, or --preset=full for both'
+        )
+
+
+def train(cfg, args, saved=None) -> str:
+    """Trains to cfg.train_steps, from what args.output_path holds; returns the last checkpoint.
+
+    Stage 2 stops after every cfg.cycle updates for the robot's corrections of what it then answers.
+
+    Args:
+      cfg: of the run.
+      args: output_path, and result_path for the zoo's files.
+      saved: settings that config.json keeps; default: cfg.
+    """
+    hook = cli.begin_run(cfg, args, saved)
+    step = cfg.start_step
+    with data.readers(cfg):  # once: they are forked, which sessions forbid
+        while step < cfg.train_steps:
+            part, end = part_of(cfg, args.output_path, step)
+            run = npu.estimator(model_fn, part, args.output_path)
+            run.train(functools.partial(data.input_fn, part, True), max_steps=end, hooks=[hook])
+            step = end
+    return cli.end_run(args)
+
+
+def part_of(cfg, output_path: str, step: int) -> tuple:
+    """(settings, end) of the updates from `step` on that are trained at once: stage 1, or a round
+    of stage 2."""
+    part = EasyDict(cfg, stage=1 if step < cfg.stage1_steps else 2, start_step=step)
+    part.init_from = cfg.init_from if step == 0 else ''
+    first, end = span(part)
+    if part.stage == 2:
+        number = (step - first) // cfg.cycle
+        end = min(end, first + (number + 1) * cfg.cycle)
+        found = corrections.of_round(part, output_path, number) or {}
+        part.corrections = {name: tuple(correction) for name, correction in found.items()}
+    return part, end
 
 
 @cli.program
@@ -163,47 +243,14 @@ def main(argv=None):
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config)
     if args.check_data:
-        print(json.dumps(davis.check(davis.resolve(cli.data_root(args, cfg), '2017'))))
+        cli.check_data(args, cfg, functools.partial(davis.check, year=cfg.year))
         return
-    fill(args, cfg)
+    prepare(args, cfg)
     if args.dry_run:
-        dry_run(cfg)
+        cli.dry_run(cfg, data.input_fn, loss_of, slots=1)
         return
-    output_path = cli.writable(args.output_path)
-    cli.resume(cfg, output_path)
-    cli.save_settings(cfg, output_path)
-    hook = npu.ProgressHook(cfg, npu.loss_path(cfg, args.result_path) if args.result_path else None)
-    with data.readers(cfg):  # once: they are forked, which sessions forbid
-        print(f'trained: {train(cfg, output_path, hook)}', flush=True)
-    if args.result_path:
-        accuracy = None
-        if args.case == 'acc':
-            from . import evaluate  # evaluate takes what is above
-
-            if cfg.train_steps > cfg.stage1_steps:
-                accuracy = evaluate.accuracy(cfg, output_path, args.result_path)
-            else:
-                print('no TrainAccuracy: the interaction head is trained in stage 2', flush=True)
-        npu.write_result(cfg, args.result_path, hook, accuracy)
-
-
-def dry_run(cfg) -> None:
-    """Builds the training graph, reads one batch and prints what a run would use."""
-    with tf.Graph().as_default(), tf.Session() as run:
-        features, labels = tf.data.make_one_shot_iterator(data.input_fn(cfg, True)).get_next()
-        batch = run.run({**features, **labels})
-        step = tf.train.get_or_create_global_step()
-        outputs = model.network(features, cfg, True)
-        loss = losses(outputs, dict(labels, step=step), cfg)['total']
-        model.every_variable(cfg)
-        tf.gradients(loss, [v for v in tf.trainable_variables() if trains(v, cfg)])
-        count = sum(v.shape.num_elements() for v in tf.trainable_variables())
-    print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
-    disk = count * 4 * 2 * cfg.keep_checkpoints / 1e6  # weights and momentum
-    print(
-        f'{len(cfg.examples)} sequences, {count} parameters, {disk:.0f} MB of checkpoints, '
-        f'{cfg.train_steps} steps, device {cfg.device}'
-    )
+    train(cfg, args)
+    cli.write_result(cfg, args, evaluate.accuracy)
 
 
 if __name__ == '__main__':
