@@ -7,12 +7,13 @@
 The file's kind is told by its first bytes, the format by names and shapes: official
 (foolwood/SiamMask, base or sharp, with or without "module."), pysot (siammask_r50_l3), resnet (the
 original's resnet.model, 3x3 shortcuts), torchvision (plain ResNet-50: its 1x1 shortcuts go into the
-middle of 3x3 ones, its input normalization into the first layer). A backbone gives a checkpoint of its layers alone,
-for --init_from.
+middle of 3x3 ones, its input normalization into the first layer). A backbone gives a checkpoint of
+its layers alone, for --init_from.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 
@@ -148,7 +149,7 @@ def convert(found: dict, kind: str) -> tuple[dict, list[str]]:
             array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
         result[ours] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     variant = 'sharp' if any('/refine/' in name for name in result) else 'base'
-    shapes = network_shapes(get_config(), variant)
+    shapes = network_shapes(variant)
     if kind in BACKBONES:
         shapes = {n: s for n, s in shapes.items() if n.startswith('siammask/features/')}
     wrong = [n for n in shapes if n not in result or result[n].shape != shapes[n]]
@@ -163,9 +164,10 @@ def convert(found: dict, kind: str) -> tuple[dict, list[str]]:
     return {name: result[name] for name in shapes}, left_out
 
 
-def network_shapes(cfg, variant: str) -> dict:
-    """{variable: shape} of the network."""
-    cfg = EasyDict(cfg, variant=variant, device='cpu')
+@functools.lru_cache(maxsize=2)
+def network_shapes(variant: str) -> dict:
+    """{variable: shape} of the whole network, 'base' or 'sharp'."""
+    cfg = EasyDict(get_config(), variant=variant, device='cpu')
     cells = 9 if variant == 'sharp' else 16
     size = 143 if variant == 'sharp' else 255
     with tf.Graph().as_default():

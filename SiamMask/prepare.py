@@ -109,7 +109,17 @@ def facts(name: str, source: str) -> dict:
     else:
         text = '\n'.join('/'.join(unit).replace(source, '') for unit in units(name, source))
         data = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {'set': name, 'annotations': data, 'crop': CROP, 'template': TEMPLATE}
+    made = {'set': name, 'annotations': data, 'crop': CROP, 'template': TEMPLATE}
+    places = (source, os.path.dirname(source))
+    if any(os.path.isfile(os.path.join(place, 'sample_data.json')) for place in places):
+        made['drawn'] = True
+    return made
+
+
+def are_drawn(crops: dict) -> bool:
+    """Whether {set: folder} of crops has some that were cut from drawn data."""
+    paths = [os.path.join(folder, 'made_from.json') for folder in crops.values()]
+    return any(files.read_json(path).get('drawn') for path in paths if os.path.isfile(path))
 
 
 def find(root: str, cfg, folder: str, cut_missing: bool = True) -> dict:
@@ -233,13 +243,14 @@ def cut(name: str, source: str, output: str, workers: int) -> list[str]:
     """
     todo, found, faults = units(name, source), {}, []
     begin, said = time.monotonic(), 0.0
-    task = functools.partial(_cut_unit, name, source, os.path.join(cli.writable(output), 'crop511'))
+    folder = os.path.join(cli.writable(output), f'crop{CROP}')
+    task = functools.partial(_cut_unit, name, source, folder, todo)
     with contextlib.ExitStack() as stack:
         if workers > 1:  # forked: not after a TensorFlow session, whose threads do not survive it
             stack.enter_context(processes.readers(task, workers))
-            results = processes.results((unit,) for unit in todo)
+            results = processes.results((number,) for number in range(len(todo)))
         else:
-            results = map(task, todo)
+            results = map(task, range(len(todo)))
         for done, result in enumerate(results, 1):
             if result.tracks:
                 found.setdefault(result.split, {})[result.key] = result.tracks
@@ -286,9 +297,10 @@ def units(name: str, source: str) -> list[tuple]:
     return result
 
 
-def _cut_unit(name, source, folder, unit):
-    """The Cut of one unit; what is damaged in it is told in `faults`."""
+def _cut_unit(name, source, folder, todo, number):
+    """The Cut of unit `number` of `todo`; what is damaged in it is told in `faults`."""
     cv2.setNumThreads(1)
+    unit = todo[number]
     cutters = {'coco': _coco, 'ytb_vos': _ytb_vos, 'vid': _vid, 'det': _det}
     try:
         return cutters[name](source, folder, *unit)

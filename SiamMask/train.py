@@ -57,6 +57,8 @@ def prepare(args, cfg) -> None:
     cfg.init_from = _start(args, cfg)
     folder = args.crops_path or crops.folder_beside(cfg.data_path)
     cfg.crops = crops.find(cfg.data_path, cfg, folder, cut_missing=not args.dry_run)
+    if crops.are_drawn(cfg.crops):
+        cfg.trained_on[-1] = 'drawn data'
     steps_an_epoch = max(1, cfg.pairs // (cfg.batch_size * npu.rank()[1]))
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * steps_an_epoch
     if not cfg.checkpoint_steps:

@@ -7,10 +7,13 @@ it.
 from __future__ import annotations
 
 import json
+import os
 import random
-import subprocess
+import shutil
+import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +21,20 @@ import pytest
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from SiamMask import backbone, config, convert, data, losses, model, prepare, tracker, train, vot
+from common import files, processes
+from SiamMask import (
+    backbone,
+    config,
+    convert,
+    data,
+    evaluate_vot,
+    losses,
+    model,
+    optimizer,
+    prepare,
+    tracker,
+    vot,
+)
 
 HERE = Path(__file__).resolve().parent
 RECORDED = np.load(HERE / 'recorded' / 'siammask_small.npz')
@@ -67,14 +83,14 @@ def test_parameters_and_names_are_the_official_ones():
     counts = {'siammask/features/': 13786176, 'siammask/neck/': 262656, 'siammask/cls/': 1249290,
               'siammask/loc/': 1251860, 'siammask/mask/': 2266753,
               'siammask/refine/': 2665317}  # fmt: skip
-    shapes = convert.network_shapes(config.get_config('full'), 'sharp')
+    shapes = convert.network_shapes('sharp')
     found = dict.fromkeys(counts, 0)
     for name, shape in shapes.items():
         if 'moving' not in name:
             found[next(k for k in counts if name.startswith(k))] += int(np.prod(shape))
     assert found == counts
     assert sum(int(np.prod(s)) for n, s in shapes.items() if 'moving' in n) == 35712
-    base = convert.network_shapes(config.get_config('full'), 'base')
+    base = convert.network_shapes('base')
     assert set(base) == {n for n in shapes if '/refine/' not in n}
     assert shapes['siammask/features/layer2/0/shortcut/weights'] == (3, 3, 256, 512)
 
@@ -235,7 +251,7 @@ def test_augmentation_and_targets_equal_the_official_ones():
         draws = random.Random(i), np.random.RandomState(i)
         size, shift, scale, blur = (255, 64, 0.18, 1.0) if i % 2 == 0 else (127, 4, 0.05, 0)
         box = np.array([255 + 30 * v for v in (-1, -1.3, 1, 1.3)])
-        found = data.augmented(image, box, size, shift, scale, blur, i % 3 == 0, draws, disk)
+        found = data.augment(image, box, size, shift, scale, blur, i % 3 == 0, draws, disk)
         theirs = {k: RECORDED[f'{i}:{k}'] for k in
                   ('box', 'image', 'sums', 'cls', 'loc', 'weight', 'target')}  # fmt: skip
         np.testing.assert_allclose(found['box'], theirs['box'], rtol=1e-9)
@@ -270,12 +286,12 @@ def test_a_pair_shows_its_object(crops):
     seen = 0
     for pick in range(6):
         draws = random.Random(pick), np.random.RandomState(pick)
-        found = EasyDict(data.sample(sets, pick, cfg, draws))
+        found = EasyDict(data.make_pair(sets, pick, cfg, draws))
         x0, y0, x1, y1 = np.clip(np.round(found.box), 0, 254).astype(int)
         mask = found.mask == 1
         assert mask[y0:y1, x0:x1].mean() > 0.3 and mask[y0:y1, x0:x1].sum() > 0.8 * mask.sum()
-        _, labels = data.packed(found, cfg)
-        cell = data.packed(found, cfg)[0]['cell']
+        _, labels = data.pack(found, cfg)
+        cell = data.pack(found, cfg)[0]['cell']
         for k in np.flatnonzero(labels['mask_weight']):
             i, j = divmod(int(cell[k]), 25)
             whole = np.pad(found.mask, 32, 'constant')
@@ -289,7 +305,7 @@ def test_a_pair_shows_its_object(crops):
 def test_cycles_cover_the_sets_as_often_as_asked(crops):
     cfg = tiny(datasets=[['coco', 0, 1, 'train2017.json'], ['det', 20, 1, 'train.json']])
     sets = data.load_sets(crops, cfg)
-    cycle = next(data.picks(sets, 1))
+    cycle = next(data.video_cycles(sets, 1))
     count = len(sets[0]['videos'])
     assert sorted(n for n in cycle if n < count) == list(range(count))
     others = [n for n in cycle if n >= count]
@@ -313,42 +329,24 @@ def test_readers_are_deterministic_and_resume(crops):
 
 
 def test_processes_give_the_same_pairs(crops):
-    """In a process of its own: readers are forked."""
-    code = (
-        'import json, sys\nfrom SiamMask import config, data\n'
-        'cfg = config.get_config("smoke")\n'
-        'cfg.update(workers=int(sys.argv[2]), crops=json.loads(sys.argv[1]), start_step=0)\n'
-        'with data.readers(cfg):\n'
-        '    found = data.examples(cfg, 3, 1, True)\n'
-        '    print([float(next(found)[0]["search"].sum()) for _ in range(20)])\n'
-    )
-    lines = [
-        subprocess.check_output(
-            [sys.executable, '-W', 'ignore', '-c', code, json.dumps(crops), str(workers)],
-            cwd=str(HERE.parent), timeout=300,
-        )
-        for workers in (0, 2)
-    ]  # fmt: skip
-    assert lines[0] == lines[1] and lines[0].count(b',') == 19
+    cfg = tiny(crops=crops)
+    plain = [f['search'] for f, _ in take(data.examples(cfg, 3, 1, True), 6)]
+    cfg.workers = 2
+    with data.readers(cfg):
+        assert processes.running()
+        found = [f['search'] for f, _ in take(data.examples(cfg, 3, 1, True), 6)]
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_a_dead_reader_ends_the_program(crops):
-    code = (
-        'import json, os, signal, sys\nfrom common import processes\n'
-        'from SiamMask import config, data\n'
-        'cfg, processes.WAIT = config.get_config("smoke"), 3\n'
-        'cfg.update(workers=1, crops=json.loads(sys.argv[1]), start_step=0)\n'
-        'with data.readers(cfg):\n'
-        '    found = data.examples(cfg, 0, 1, True)\n'
-        '    next(found)\n'
-        '    os.kill(processes._POOL._pool[0].pid, signal.SIGKILL)\n'
-        '    print(len([next(found) for _ in range(50)]))\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code, json.dumps(crops)],
-        cwd=str(HERE.parent), timeout=120, capture_output=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and b'gave no example in 3 s' in done.stderr
+    cfg = tiny(crops=crops, workers=1)
+    with data.readers(cfg):
+        found = data.examples(cfg, 0, 1, True)
+        next(found)
+        os.kill(processes._READERS[0].process.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match='a reader process has died'):
+            for _ in range(50):
+                next(found)
 
 
 def take(generator, count):
@@ -359,14 +357,14 @@ def take(generator, count):
 
 @pytest.mark.parametrize('what, error, message', [
     ('gone', FileNotFoundError, 'no crop at .*prepare'),
+    ('cut off', ValueError, 'x.jpg is cut off'),
+    ('list', ValueError, 'is no list of crops'),
     ('small', ValueError, '100x100, crops are 511x511'),
     ('name', ValueError, "no data set 'cocoa'"),
     ('json', FileNotFoundError, 'prepare. writes it'),
     ('empty', ValueError, 'has no boxes'),
 ])  # fmt: skip
 def test_bad_crops(crops, tmp_path, what, error, message):
-    import shutil
-
     shutil.copytree(crops['coco'], tmp_path / 'coco')
     cfg = tiny(datasets=[['coco', 0, 1, 'train2017.json']], negative=0.0)
     if what == 'gone':
@@ -375,6 +373,11 @@ def test_bad_crops(crops, tmp_path, what, error, message):
     elif what == 'small':
         for found in (tmp_path / 'coco').rglob('*.x.jpg'):
             cv2.imwrite(str(found), np.zeros((100, 100, 3), np.uint8))
+    elif what == 'cut off':
+        for found in (tmp_path / 'coco').rglob('*.x.jpg'):
+            found.write_bytes(found.read_bytes()[:3000])
+    elif what == 'list':
+        (tmp_path / 'coco' / 'train2017.json').write_text('{"a": {"00": ["000000"]}}')
     elif what == 'name':
         cfg.datasets = [['cocoa', 0, 1, 'train.json']]
     elif what == 'json':
@@ -385,13 +388,13 @@ def test_bad_crops(crops, tmp_path, what, error, message):
         )
     with pytest.raises(error, match=message):
         sets = data.load_sets({'coco': str(tmp_path / 'coco')}, cfg)
-        data.sample(sets, 0, cfg, (random.Random(0), np.random.RandomState(0)))
+        data.make_pair(sets, 0, cfg, (random.Random(0), np.random.RandomState(0)))
 
 
 # preparation
 
 
-def test_crops_are_centred_on_their_objects(drawn, crops):
+def test_crops_are_centered_on_their_objects(drawn, crops):
     """Box and mask: the crop's middle is the box's, the context 127 px, in all four sets."""
     for name, folder in crops.items():
         file = 'train2017.json' if name == 'coco' else 'train.json'
@@ -407,7 +410,7 @@ def test_crops_are_centred_on_their_objects(drawn, crops):
                         mask = cv2.imread(f'{stem}.m.png', cv2.IMREAD_GRAYSCALE)
                         assert set(np.unique(mask)) <= {0, 255}
                         found = np.array(tracker.box_of_mask(mask > 0))
-                        size = data.centred((box[2] - box[0], box[3] - box[1]))
+                        size = tracker.box_in_crop((box[2] - box[0], box[3] - box[1]))
                         np.testing.assert_allclose(found[:2], 255.5, atol=3)
                         np.testing.assert_allclose(found[2:], size[2:] - size[:2], atol=7)
                     count += 1
@@ -439,22 +442,105 @@ def test_a_video_keeps_its_last_part_without_a_gap(tmp_path):
     for t, (image, mask) in enumerate(scene):
         seen = mask if t in (0, 1, 2, 4, 6, 7) else np.zeros_like(mask)
         sample_data.write_imagenet(tmp_path, 'VID', f'val/v/{t:06d}', image, seen)
-    folder = prepare.cut('vid', str(tmp_path / 'ILSVRC2015'), str(tmp_path / 'out'), 1)
-    tree = json.loads((Path(folder) / 'val.json').read_text())
+    assert prepare.cut('vid', str(tmp_path / 'ILSVRC2015'), str(tmp_path / 'out'), 1) == []
+    tree = json.loads((tmp_path / 'out' / 'val.json').read_text())
     assert {k: sorted(v) for k, v in tree['val/v'].items()} == {'00': ['000006', '000007']}
 
 
-def test_coco_of_another_size_or_missing(drawn, tmp_path):
-    import shutil
+def test_images_that_cannot_be_read_are_left_out_and_told(drawn, tmp_path, capsys):
+    """Truncated, of another size, missing: the rest is cut and the lists name only what is there;
+    the exit status tells with --strict."""
+    root, out = tmp_path / 'data', tmp_path / 'out'
+    for name in ('coco', 'vid', 'YouTubeVOS', 'det'):
+        shutil.copytree(str(Path(drawn['coco']).parent / name), str(root / name))
+    first, second, third = sorted((root / 'coco' / 'train2017').glob('*.jpg'))[:3]
+    first.write_bytes(first.read_bytes()[:900])
+    cv2.imwrite(str(second), np.zeros((10, 10, 3), np.uint8))
+    third.unlink()
+    image = sorted((root / 'vid').rglob('*.JPEG'))[-1]
+    image.write_bytes(image.read_bytes()[:900])
+    annotation = next((root / 'det').rglob('*.xml'))
+    annotation.write_text('<annotation><object>')
+    mask = sorted((root / 'YouTubeVOS' / 'train' / 'Annotations').rglob('*.png'))[-1]
+    mask.write_bytes(mask.read_bytes()[:40])
+    flags = [f'--data_path={root}', f'--output_path={out}', '--workers=1']
+    assert prepare.main(flags) == 0
+    printed = capsys.readouterr().out
+    assert f'{first} is cut off' in printed and 'its annotations are of' in printed
+    assert 'is missing: tried' in printed and 'coco: 3 images were left out' in printed
+    for fault in (f'{image} is cut off', f'{annotation} is no annotation', str(mask)):
+        assert fault in printed
+    for path in out.glob('*/*.json'):
+        if path.name == 'made_from.json':
+            continue
+        for video, tracks in json.loads(path.read_text()).items():
+            assert video.split('/')[-1] not in (first.stem, second.stem) or 'val2017' in video
+            for track, boxes in tracks.items():
+                for frame in boxes:
+                    crop = path.parent / 'crop511' / video / f'{frame}.{track}.x.jpg'
+                    assert crop.is_file(), crop
+    assert prepare.main([*flags, '--strict', '--sets=det']) == 1
+    assert '1 images could not be read' in capsys.readouterr().err
 
-    shutil.copytree(drawn['coco'], tmp_path / 'coco')
-    path = next((tmp_path / 'coco' / 'train2017').glob('*.jpg'))
-    cv2.imwrite(str(path), np.zeros((10, 10, 3), np.uint8))
-    with pytest.raises(ValueError, match='its annotations are of'):
+
+def test_a_data_set_of_which_nothing_can_be_read(drawn, tmp_path):
+    shutil.copytree(drawn['coco'], str(tmp_path / 'coco'))
+    for path in (tmp_path / 'coco').rglob('*.jpg'):
+        path.unlink()
+    with pytest.raises(ValueError, match='has no objects; .* faults, first: .*is missing'):
         prepare.cut('coco', str(tmp_path / 'coco'), str(tmp_path / 'out'), 1)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match='is missing'):
-        prepare.cut('coco', str(tmp_path / 'coco'), str(tmp_path / 'out'), 1)
+
+
+def test_crops_are_made_once_from_the_same_data(drawn, tmp_path):
+    """find() cuts beside the data, takes what is there, and refuses what was cut from other
+    data."""
+    root = tmp_path / 'data'
+    shutil.copytree(drawn['det'], str(root / 'det'))
+    cfg = tiny(datasets=[['det', 0, 1, 'train.json']])
+    folder = prepare.folder_beside(str(root))
+    assert folder == f'{root}_crops'
+    with pytest.raises(FileNotFoundError, match='no crops in'):
+        prepare.find(
+            str(root), tiny(preset='full', datasets=cfg.datasets), folder, cut_missing=False
+        )
+    assert prepare.find(str(root), cfg, folder) == {'det': f'{folder}/det'}
+    assert prepare.are_drawn({'det': f'{folder}/det'})
+    crop = next(Path(folder).rglob('*.x.jpg'))
+    time = crop.stat().st_mtime_ns
+    assert prepare.find(str(root), cfg, folder, cut_missing=False) == {'det': f'{folder}/det'}
+    assert crop.stat().st_mtime_ns == time
+    annotation = next((root / 'det').rglob('*.xml'))
+    annotation.rename(annotation.with_name('another.xml'))
+    with pytest.raises(ValueError, match='holds results of something else .annotations'):
+        prepare.find(str(root), cfg, folder)
+
+
+def test_crop_windows_are_those_of_the_official_code():
+    """Bit for bit: crop_like_SiamFCx of data/vid (and, with one pixel more, of data/coco)."""
+    draw = np.random.RandomState(0)
+    for one in (0, 1):
+        for box in draw.uniform(0, 500, (50, 4)):
+            box[2:] += box[:2]
+            box = box.tolist()
+            center = [(box[2] + box[0]) / 2.0, (box[3] + box[1]) / 2.0]
+            size = [box[2] - box[0] + one, box[3] - box[1] + one]
+            s_z = np.sqrt((size[1] + 0.5 * sum(size)) * (size[0] + 0.5 * sum(size)))
+            s_x = s_z + 2 * ((511 - 127) / 2 / (127 / s_z))
+            expected = [center[0] - s_x / 2, center[1] - s_x / 2]
+            expected += [center[0] + s_x / 2, center[1] + s_x / 2]
+            assert prepare.context_window(box, one) == expected
+
+
+def test_check_decodes_images(crops, drawn, tmp_path):
+    cfg = tiny(datasets=[['det', 0, 1, 'train.json']])
+    assert prepare.check(str(Path(drawn['det']).parent), cfg)['det']['decoded'] == 8
+    shutil.copytree(drawn['det'], str(tmp_path / 'raw' / 'det'))
+    shutil.copytree(crops['det'], str(tmp_path / 'cut' / 'det'))
+    for folder, ending in (('raw', '*.JPEG'), ('cut', '*.x.jpg')):
+        path = next((tmp_path / folder).rglob(ending))
+        path.write_bytes(path.read_bytes()[:900])
+        with pytest.raises(ValueError, match='1 of .* images cannot be read, first: .* is cut off'):
+            prepare.check(str(tmp_path / folder), cfg, every=True)
 
 
 # training
@@ -462,27 +548,38 @@ def test_coco_of_another_size_or_missing(drawn, tmp_path):
 
 def test_learning_rates_are_the_official_ones():
     cfg = config.get_config('full')
-    rates = train.learning_rates(cfg)
+    rates = optimizer.learning_rates(cfg)
     np.testing.assert_allclose(
         rates[:5], [0.001, 0.00137973, 0.00190365, 0.00262653, 0.0036239], rtol=1e-5
     )
     np.testing.assert_allclose(rates[5:8], [0.005, 0.00475848, 0.00452862], rtol=1e-5)
     np.testing.assert_allclose(rates[-1], 0.0025, rtol=1e-6)
     cfg.batch_size = 16
-    np.testing.assert_allclose(train.learning_rates(cfg), rates / 4, rtol=1e-6)
-    sharp = train.learning_rates(config.get_config('sharp'))
+    np.testing.assert_allclose(optimizer.learning_rates(cfg), rates / 4, rtol=1e-6)
+    sharp = optimizer.learning_rates(config.get_config('sharp'))
     np.testing.assert_allclose(sharp, np.geomspace(0.01, 0.0025, 20), rtol=1e-5)
     cfg = config.get_config('full')
     cfg.train_steps = 100
     with tf.Session() as session:
-        epochs = session.run([train.epoch(tf.constant(k), cfg) for k in (0, 4, 5, 49, 50, 99, 500)])
-        momenta = session.run([train.momentum_factor(tf.constant(k), cfg) for k in (0, 49, 50, 51)])
+        epochs = session.run(
+            [optimizer.epoch(tf.constant(k), cfg) for k in (0, 4, 5, 49, 50, 99, 500)]
+        )
+        momenta = session.run(
+            [optimizer.momentum_factor(tf.constant(k), cfg) for k in (0, 49, 50, 51)]
+        )
     assert epochs == [0, 0, 1, 9, 10, 19, 19]
     np.testing.assert_allclose(momenta, [0.9, 0.9, 0, 0.9], rtol=1e-6)  # forgets at the thaw
 
 
+class Updates(NamedTuple):
+    first: dict
+    second: dict
+    step: int
+    loss: float  # reported before the first
+
+
 def one_update(cfg, loss_scale=1.0, thawed=False):
-    """(variables before, after, gradients) of update() on a quadratic loss."""
+    """Variables after one and two calls of update() on a quadratic loss of ones."""
     cfg = tiny('full', train_steps=20, thawed=thawed, **cfg)
     with tf.Graph().as_default(), tf.Session() as session:
         names = ('features/conv1/weights', 'features/layer2/0/conv1/weights', 'neck/bn/beta',
@@ -490,39 +587,62 @@ def one_update(cfg, loss_scale=1.0, thawed=False):
         with tf.variable_scope('siammask'):
             variables = [tf.get_variable(n, [3], initializer=tf.ones_initializer()) for n in names]
         loss = loss_scale * tf.add_n([tf.reduce_sum(v * v) for v in variables])
-        op = train.update(loss, cfg)
+        op, reported = optimizer.update(loss, cfg)
         session.run(tf.global_variables_initializer())
+        before = session.run(reported)
         session.run(op)
         first = session.run(variables)
         session.run(op)
-        return dict(zip(names, first)), dict(zip(names, session.run(variables))), session.run(
-            tf.train.get_global_step())  # fmt: skip
+        second, step = session.run([variables, tf.train.get_global_step()])
+        return Updates(dict(zip(names, first)), dict(zip(names, second)), step, before)
 
 
 def test_update_clips_decays_and_freezes():
     rate = 0.001 * 2 / 64
-    first, second, step = one_update({})
+    first, _, step, loss = one_update({})
+    assert loss == 15
     moved = {n for n, v in first.items() if v[0] != 1}
     assert moved == {'neck/bn/beta', 'mask/kernel/conv/weights'} and step == 2
     gradient = 2.0 + 1e-4  # below the clip; decay of biases and norms too
     np.testing.assert_allclose(1 - first['neck/bn/beta'], rate * gradient, rtol=1e-3)
-    thawed, _, _ = one_update({}, thawed=True)
+    thawed, _, _, _ = one_update({}, thawed=True)
     np.testing.assert_allclose(
         1 - thawed['features/layer2/0/conv1/weights'], 0.1 * rate * gradient, rtol=2e-2
     )
     assert thawed['features/conv1/weights'][0] == 1
-    clipped, _, _ = one_update({'highest_loss': 1e9}, loss_scale=1e4)
+    clipped, _, _, _ = one_update({'highest_loss': 1e9}, loss_scale=1e4)
     norm = 10 / np.sqrt(6)
     np.testing.assert_allclose(1 - clipped['neck/bn/beta'], rate * norm, rtol=1e-3)
-    sharp, _, _ = one_update({'variant': 'sharp'})
+    sharp, _, _, _ = one_update({'variant': 'sharp'})
     assert {n for n, v in sharp.items() if v[0] != 1} == {'mask/kernel/conv/weights',
                                                           'refine/post2/biases'}  # fmt: skip
 
 
 @pytest.mark.parametrize('scale', [np.nan, np.inf, 1e4])
 def test_an_update_that_is_not_finite_or_too_high_is_left_out(scale):
-    first, second, step = one_update({}, loss_scale=scale)
+    first, second, step, loss = one_update({}, loss_scale=scale)
     assert all((v == 1).all() for v in [*first.values(), *second.values()]) and step == 2
+    assert np.isposinf(loss)  # what ends a run that stays there
+
+
+def test_adam_moves_what_the_stage_trains():
+    first, second, step, _ = one_update({'optimizer': 'adam'})
+    moved = {n for n, v in second.items() if v[0] != 1}
+    assert moved == {'neck/bn/beta', 'mask/kernel/conv/weights'} and step == 2
+    np.testing.assert_allclose(1 - first['neck/bn/beta'], 0.001 * 2 / 64, rtol=1e-2)
+
+
+def test_batch_norm_starts_as_in_the_pinned_original():
+    """PyTorch 0.4.1: gamma of neck and branches from U(0, 1); 1 in the backbone (resnet.py)."""
+    cfg = tiny('full')
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.network({k: tf.constant(v) for k, v in features(cfg).items()}, cfg, False)
+        session.run(tf.global_variables_initializer())
+        gammas = {v.op.name: v for v in tf.global_variables() if v.op.name.endswith('gamma')}
+        gammas = session.run(gammas)
+    outside = np.concatenate([v for k, v in gammas.items() if '/features/' not in k])
+    assert 0 <= outside.min() < 0.2 and 0.8 < outside.max() <= 1
+    assert all((v == 1).all() for k, v in gammas.items() if '/features/' in k)
 
 
 def test_settings_of_the_original(tmp_path):
@@ -544,6 +664,18 @@ def test_settings_of_the_original(tmp_path):
         own.write_text(json.dumps({**tree, change[0]: change[1]}))
         with pytest.raises(ValueError, match=message):
             config.from_json(config.get_config('full'), str(own))
+    for change, message in (
+        ({'loss': {'weight': [1, 2]}}, 'expected three weights'),
+        ({'hp': {'penalty_k': 'x'}}, 'expected a number'),
+        ({'lr': {'warmup': {'epoch': [5]}}}, 'expected a number'),
+        ({'train_datasets': {'datasets': ['coco']}}, 'train_datasets.datasets: expected'),
+        ({'train_datasets': 3}, 'no config.json of SiamMask'),
+    ):
+        own.write_text(json.dumps(change))
+        with pytest.raises(ValueError, match=message):
+            config.from_json(config.get_config('full'), str(own))
+    own.write_text(json.dumps({'hp': {'penalty_k': 0.2, 'seg_thr': 0.5}}))
+    assert config.tracking_settings(str(own)) == {'penalty_k': 0.2, 'mask_threshold': 0.5}
     own.write_text('{')
     with pytest.raises(ValueError, match='is no JSON'):
         config.from_json(config.get_config('full'), str(own))
@@ -554,15 +686,17 @@ def test_settings_of_the_original(tmp_path):
 # tracker
 
 
-def test_crop_fills_with_the_average_and_rounds_to_even():
+def test_crop_fills_with_the_mean_and_rounds_to_even():
     image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
-    average = np.array([10.9, 20.2, 30.0])
-    found = tracker.crop(image, (3.0, 4.0), 11, 11, average)
+    mean = np.array([10.9, 20.2, 30.0])
+    found = tracker.crop_image(image, (3.0, 4.0), 11, 11, mean)
     assert found.dtype == np.float32 and found.shape == (11, 11, 3)
     np.testing.assert_array_equal(found[0, 0], [10, 20, 30])
     np.testing.assert_array_equal(found[2:, 3:], image[0:9, 0:8])  # x0 = round(3 - 6) = -3
-    np.testing.assert_array_equal(tracker.crop(image, (5.5, 5.5), 4, 4, average)[0, 0], image[3, 3])
-    outside = tracker.crop(image, (500.0, 4.0), 11, 11, average)
+    np.testing.assert_array_equal(
+        tracker.crop_image(image, (5.5, 5.5), 4, 4, mean)[0, 0], image[3, 3]
+    )
+    outside = tracker.crop_image(image, (500.0, 4.0), 11, 11, mean)
     assert (outside == [10, 20, 30]).all()
 
 
@@ -570,13 +704,13 @@ def test_crop_fills_with_the_average_and_rounds_to_even():
     'box', [(10, 10, 0, 5), (-50, 10, 20, 20), (10, 10, np.nan, 5), (10, 10, 5, -1)]
 )
 def test_boxes_without_an_area_in_the_picture(box):
-    with pytest.raises(ValueError, match='has no area in a picture of 40x30'):
+    with pytest.raises(ValueError, match='has no area in an image of 40x30'):
         tracker.start(None, np.zeros((30, 40, 3), np.uint8), box)
 
 
-def test_pasted_mask_lies_where_its_cell_does():
+def test_paste_puts_a_mask_lies_where_its_cell_does():
     mask = np.ones((63, 63), np.float32)
-    found = tracker.pasted(mask, 2 * 625 + 12 * 25 + 12, (100 - 127.5, 90 - 127.5), 255, (200, 220))
+    found = tracker.paste(mask, 2 * 625 + 12 * 25 + 12, (100 - 127.5, 90 - 127.5), 255, (200, 220))
     rows, columns = np.nonzero(found > 0.5)  # the middle cell: 127 px about (100, 90)
     np.testing.assert_allclose(columns.mean(), 100, atol=1.5)
     np.testing.assert_allclose([np.ptp(rows), np.ptp(columns)], 126, atol=3)
@@ -598,7 +732,7 @@ def test_rotated_box_or_the_plain_one():
 def test_merging_objects():
     a, b = np.full((4, 4), 0.2, np.float32), np.full((4, 4), 0.4, np.float32)
     a[0], b[1] = 0.9, 0.8
-    ids = tracker.merged([a, b], [7, 2], 0.5)
+    ids = tracker.merge({7: {'mask': a}, 2: {'mask': b}}, (4, 4), 0.5)
     assert ids[0].tolist() == [7] * 4 and ids[1].tolist() == [2] * 4 and not ids[2:].any()
 
 
@@ -677,10 +811,52 @@ def test_sequences_of_all_forms(drawn, tmp_path):
     (rect / 'groundtruth_rect.txt').write_text('5\t6\t10\t8\n')
     (one,) = vot.load(str(rect))
     np.testing.assert_array_equal(one['boxes'][0], [5, 6, 14, 6, 14, 13, 5, 13])
+    np.testing.assert_array_equal(one['regions'][0], [5, 6, 15, 6, 15, 14, 5, 14])
     assert tracker.center_box(one['boxes'][0]) == pytest.approx((9.5, 9.5, 10, 8))
+    rectangles = {**entry, 'gt_rect': [[0.1, 0.7, 30.3, 20.9]] * 24}
+    path.write_text(json.dumps({'a': rectangles}))
+    (one,) = vot.load(str(path))
+    expected = 0.1 + 29.3 / 2, 0.7 + 19.9 / 2, 30.3, 20.9  # float64, of the first and last pixels
+    np.testing.assert_allclose(tracker.center_box(one['boxes'][0]), expected, rtol=1e-14)
+    for text in ('[]', '{"a": 3}', '{"a": {"img_names": ["x"]}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match='is no VOT json'):
+            vot.load(str(path))
     (rect / 'groundtruth_rect.txt').write_text('5,6,10\n')
     with pytest.raises(ValueError, match='4 or 8 numbers'):
         vot.load(str(rect))
+    (rect / 'groundtruth_rect.txt').write_text('5,6,10,x\n')
+    with pytest.raises(ValueError, match='expected 4 or 8 numbers a line'):
+        vot.load(str(rect))
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    for number in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f'{number}.jpg'), np.zeros((30, 40, 3), np.uint8))
+    (tmp_path / 'groundtruth.txt').write_text('5,6,10,8\n' * 3)
+    (one,) = vot.load(str(tmp_path))
+    assert [files.stem(path) for path in one['frames']] == ['1', '2', '10']
+
+
+@pytest.mark.parametrize('path, asked, expected', [
+    ('/data/VOT2019_workspace/VOT2016.json', None, (108, 371)),
+    ('/data/VOT2019', None, (46, 291)),
+    ('/data/VOT2019/bag', None, vot.LEGACY),
+    ('/data/VOT2019/other.json', 'VOT2016', (108, 371)),
+    ('/data/VOT2019', '20,60', (20, 60)),
+])  # fmt: skip
+def test_interval_is_told_by_the_files_own_name(path, asked, expected):
+    assert evaluate_vot.interval_of(path, asked) == expected
+
+
+def test_points_of_a_search():
+    points = evaluate_vot.grid(['penalty_k=0.0,0.2,0.1', 'tracker_rate=0.2,0.4,0.1'])
+    assert len(points) == 4 and {'penalty_k', 'tracker_rate'} == set(points[0])
+    assert evaluate_vot.grid(None) == [{}]
+    for text in ('seed=1,2,1', 'penalty_k=1,2', 'penalty_k=a,b,c', 'penalty_k=2,1,0.1',
+                 'penalty_k=1,2,0'):  # fmt: skip
+        with pytest.raises(ValueError, match='expected start,stop,step'):
+            evaluate_vot.grid([text])
 
 
 def test_the_protocol_starts_again_five_frames_after_a_failure(monkeypatch, drawn):
@@ -693,7 +869,7 @@ def test_the_protocol_starts_again_five_frames_after_a_failure(monkeypatch, draw
         places.append(box)
         return {}
 
-    def step(network, image, states, hyper, masks=True):
+    def step(network, image, states, hyper, with_masks=True):
         return [{'polygon': np.array([[0, 0], [1, 0], [1, 1], [0, 1.0]]), 'axis_aligned': None}]
 
     monkeypatch.setattr(tracker, 'start', start)
@@ -707,7 +883,7 @@ def test_the_protocol_starts_again_five_frames_after_a_failure(monkeypatch, draw
 def test_converted_plain_resnet_answers_like_it(tmp_path):
     """torchvision's input and shortcuts: the first layer and layer1 equal those of plain ResNet."""
     draw = np.random.RandomState(0)
-    shapes = convert.network_shapes(config.get_config('full'), 'base')
+    shapes = convert.network_shapes('base')
     found = {}
     for name, shape in shapes.items():
         if not name.startswith('siammask/features/'):
@@ -722,8 +898,9 @@ def test_converted_plain_resnet_answers_like_it(tmp_path):
         small = parts in convert.SHORTCUTS
         found[parts] = value[:, :, 1:2, 1:2] if small else value
     found['fc.weight'] = np.zeros((10, 2048))
-    kind, arrays, left_out = convert.convert(found)
-    assert kind == 'torchvision' and left_out == ['fc.weight']
+    assert convert.detect(found) == 'torchvision'
+    arrays, left_out = convert.convert(found, 'torchvision')
+    assert left_out == ['fc.weight'] and convert.settings_of(arrays) is None
     assert arrays['siammask/features/layer3/0/shortcut/weights'][0, 0].max() == 0
     rgb = draw.rand(1, 31, 31, 3)  # torchvision's input before its normalisation
     plain = (rgb - convert.MEAN) / convert.STD
@@ -749,4 +926,5 @@ def test_convert_refuses_other_files(tmp_path):
         path = tmp_path / 'x.npz'
         np.savez(path, **{name: np.zeros((64, 3, 7, 7), np.float32)})
         with pytest.raises(ValueError, match=message):
-            convert.convert(dict(np.load(path)))
+            found = dict(np.load(path))
+            convert.convert(found, convert.detect(found))
