@@ -1,4 +1,4 @@
-r"""ColorNet: dense correspondence learnt from unlabelled video by rebuilding colours, and video
+r"""ColorNet: dense correspondence learned from unlabelled video by reconstructing colors, and video
 object segmentation by propagating a first mask along it.
 
 Original code: icewaterq/colorNet_DUL (PyTorch), on visinf/dense-ulearn-vos (Araslanov,

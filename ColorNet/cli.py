@@ -380,6 +380,7 @@ def checkpoint_to_start_from(args, cfg) -> str:
       FileNotFoundError: no such checkpoint. ValueError: the preset expects published weights, and
       neither they nor --from_scratch are given.
     """
+    cfg.partial_init = args.partial_init
     drawn = os.path.isfile(os.path.join(cfg.data_path, 'sample_data.json')) or not args.data_path
     cfg.trained_on = ['drawn data' if drawn else os.path.basename(cfg.data_path)]
     if args.init_from:

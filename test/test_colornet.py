@@ -414,9 +414,7 @@ def test_clips_have_their_shapes_and_repeat(clips_root):
         cfg = settings(**changes)
         cfg.examples = data.find(str(clips_root), cfg)
         shapes, types = data.signature(cfg)
-        first, again = (
-            list(itertools.islice(data.clips(cfg, 0, 1, False), 3)) for _ in range(2)
-        )
+        first, again = (list(itertools.islice(data.clips(cfg, 0, 1, False), 3)) for _ in range(2))
         for part in (0, 1):
             assert set(first[0][part]) == set(shapes[part])
             for key, value in first[0][part].items():
