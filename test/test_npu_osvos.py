@@ -1,5 +1,8 @@
-"""OSVOS "as on the NPU": the program trains through the strict stand-in for npu_bridge, in a
-process of its own."""
+"""OSVOS "as on the NPU": its programs train and segment through the strict stand-in for npu_bridge.
+
+npu.py is one file in the five folders: overflows, loss scales, the mixlist, every flag, older
+adapters and several cards are tested here for all of them.
+"""
 
 from __future__ import annotations
 
@@ -11,90 +14,126 @@ from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
+from npu_standin import load_fixture, write_table  # noqa: F401 (pytest finds the fixture here)
+
+from common import weights
+from OSVOS import backbone, cli, config, evaluate, npu, online, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ['--preset=smoke', '--batch_size=2', '--loss_scale=1024'] + [
-    f'--set={s}'
-    for s in ('height=36', 'width=64', 'channels=0.07', 'log_steps=2', 'checkpoint_steps=2')
-]
+SMALL = [
+    '--device=npu', '--batch_size=2', '--set=height=36', '--set=width=64', '--set=channels=0.07',
+    '--set=log_steps=2', '--set=checkpoint_steps=2', '--set=workers=1',
+]  # fmt: skip
+SMOKE = [*SMALL, '--preset=smoke', '--loss_scale=1024']
 
 
-def run(drawn, folder, *flags, module='OSVOS.train', **environment):
-    """The finished process of a program with npu_bridge on its path."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'test')])
-    environment = dict(
-        os.environ,
-        PYTHONPATH=path,
-        JOB_ID='10087',
-        TF_CPP_MIN_LOG_LEVEL='2',
-        NPU_STANDIN_REPORT=str(folder / 'report.json'),
-        **environment,
-    )
-    command = [
-        sys.executable,
-        '-W',
-        'ignore',
-        '-m',
-        module,
-        f'--data_path={drawn["davis"]}',
-        f'--output_path={folder}/ckpt',
-        *flags,
-    ]
-    return subprocess.run(command, env=environment, cwd=str(ROOT), capture_output=True)
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """One layer a stage: half the time to build a graph of the same operators."""
+    stages = tuple((channels, 1) for channels, _ in backbone.STAGES)
+    monkeypatch.setattr(backbone, 'STAGES', stages)
 
 
-def report(folder):
-    return json.loads((folder / 'report.json').read_text())
+@pytest.fixture
+def asked(load, tmp_path):
+    """asked(*flags, version=...) -> the run configuration that NPUEstimator is given."""
+
+    def run(*flags, version='r1.15'):
+        load(version)
+        parser = cli.parser('doc')
+        cli.add_training_flags(parser)
+        cfg = cli.configure(parser.parse_args([*SMOKE, '--steps=4', *flags]), config.get_config)
+        settings = npu.estimator(train.model_fn, cfg, f'{tmp_path}/ckpt').config.settings
+        from npu_bridge import report
+
+        return report.run_config(settings)
+
+    return run
 
 
-def test_trains_with_mixed_precision_and_skips_an_overflow(drawn, tmp_path):
-    done = run(
-        drawn, tmp_path, *SMALL, '--steps=6', '--device=auto', NPU_STANDIN_OVERFLOW_STEPS='3,4'
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    found = report(tmp_path)
+@pytest.fixture
+def trained(load, drawn, tmp_path, monkeypatch, capsys):
+    """trained(*flags, version=...) -> (exit status, the stand-in's report, what was printed)."""
+    monkeypatch.setenv('NPU_STANDIN_REPORT', str(tmp_path / 'report.json'))
+
+    def run(*flags, version='r1.15'):
+        load(version)
+        capsys.readouterr()
+        paths = [f'--data_path={drawn["davis"]}', f'--output_path={tmp_path}/ckpt']
+        status = train.main([*paths, *flags])
+        found = {}
+        if (tmp_path / 'report.json').is_file():
+            found = json.loads((tmp_path / 'report.json').read_text())
+        printed = capsys.readouterr()
+        return status, found, printed.out + printed.err
+
+    return run
+
+
+def test_trains_with_mixed_precision_and_skips_an_overflow(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv('NPU_STANDIN_OVERFLOW_STEPS', '3,4')
+    status, found, printed = trained(*SMOKE, '--steps=6', '--device=auto')
+    assert status == 0, printed
     assert found['global_step'] == 6 and found['skipped'] == 2 and found['attempts'] == 8
-    assert tf.train.latest_checkpoint(str(tmp_path / 'ckpt')).endswith('model.ckpt-6')
+    assert weights.checkpoint_prefix(str(tmp_path / 'ckpt')).endswith('model.ckpt-6')
     settings = found['run_config']
     assert settings['precision_mode'] == 'allow_mix_precision'
     assert found['mixlist'] == {'black-list': {'to-add': ['ReduceSumD'], 'to-remove': []}}
-    assert (
-        os.path.isabs(settings['modify_mixlist']) and settings['op_compiler_cache_mode'] == 'enable'
-    )
+    assert os.path.isabs(settings['modify_mixlist'])
+    assert settings['op_compiler_cache_mode'] == 'enable'
     assert found['loss_scale'] == 1024 and found['keep_dtype_ops'] > 50  # loss, sigmoid, upsampling
-    assert b'loss_scale 1024' in done.stdout
+    assert 'loss_scale 1024' in printed
 
 
-def test_dynamic_loss_scale_recovers(drawn, tmp_path):
-    done = run(drawn, tmp_path, *SMALL, '--loss_scale=dynamic', '--steps=3', '--device=npu')
-    assert done.returncode == 0, done.stderr.decode()
-    found = report(tmp_path)
+def test_dynamic_loss_scale_recovers(trained):
+    status, found, printed = trained(*SMOKE, '--loss_scale=dynamic', '--steps=3')
+    assert status == 0, printed
     assert found['global_step'] == 3 and found['skipped'] > 3 and found['loss_scale'] < 2**32
 
 
+def after_updates(results, tmp_path):
+    """Has a progress hook see the results of updates, one after the other."""
+    cfg = config.get_config('smoke')
+    hook = npu.ProgressHook(cfg, str(tmp_path))
+    hook.attempts = hook.not_finite = hook.step = hook.time = 0
+    hook.seen = hook.start = None
+    for result in results:
+        hook.after_run(None, tf.train.SessionRunValues(result, None, None))
+
+
+def test_a_run_that_does_not_advance_ends(tmp_path, monkeypatch):
+    """A loss scale that has collapsed, or a loss that stays non-finite: never a silent endless
+    run."""
+    monkeypatch.setattr(npu, 'STALLED', 5)
+    stuck = [{'step': 1, 'loss': 0.5, 'scale': 1.0}] * 7
+    with pytest.raises(RuntimeError, match='5 steps in a row overflowed at step 1, loss scale 1.0'):
+        after_updates(stuck, tmp_path)
+    after_updates(stuck[:6], tmp_path)
+    lost = [{'step': step, 'loss': float('nan')} for step in range(5)]
+    with pytest.raises(RuntimeError, match='not finite for 5 steps in a row, up to step 4'):
+        after_updates(lost, tmp_path)
+    after_updates([*lost[:4], {'step': 4, 'loss': 0.5}, {'step': 5, 'loss': 1.0}], tmp_path)
+
+
 @pytest.mark.parametrize('version', ['r1.1.1', 'r1.5', 'r1.12'])
-def test_older_adapters_lack_keywords_which_is_said(version, drawn, tmp_path):
-    flags = [*SMALL, '--steps=2', '--device=npu']
-    done = run(drawn, tmp_path, *flags, NPU_STANDIN_VERSION=version)
-    assert done.returncode == 0, done.stderr.decode()
-    assert (b'left out' in done.stdout) == (version == 'r1.1.1')
+def test_keywords_that_an_older_adapter_lacks_are_said(version, asked, capsys):
+    settings = asked(version=version)
+    assert ('left out' in capsys.readouterr().out) == (version == 'r1.1.1')
+    assert ('modify_mixlist' in settings) == (version != 'r1.1.1')
 
 
-def test_every_npu_flag_arrives(drawn, tmp_path):
-    flags = [
-        '--steps=4',
-        '--device=npu',
-        '--precision_mode=allow_fp32_to_fp16',
-        '--over_dump=True',
-        '--profiling=True',
-        '--autotune=True',
-        '--set=iterations_per_loop=2',
-        '--seed=9',
-    ]
-    done = run(drawn, tmp_path, *SMALL, *flags)
-    assert done.returncode == 0, done.stderr.decode()
-    settings = report(tmp_path)['run_config']
-    assert settings['precision_mode'] == 'allow_fp32_to_fp16' and settings['modify_mixlist'] is None
+def test_trains_with_the_oldest_adapter(trained):
+    status, _, printed = trained(*SMOKE, '--steps=2', version='r1.1.1')
+    assert status == 0, printed
+
+
+def test_every_npu_flag_arrives(asked, tmp_path):
+    settings = asked(
+        '--precision_mode=allow_fp32_to_fp16', '--over_dump=True', '--profiling=True',
+        '--autotune=True', '--set=iterations_per_loop=2', '--seed=9',
+    )  # fmt: skip
+    assert settings['precision_mode'] == 'allow_fp32_to_fp16'
+    assert settings.get('modify_mixlist') is None
     assert settings['iterations_per_loop'] == 2 and settings['tf_random_seed'] == 9
     assert settings['dump_config']['enable_dump_debug'] is True
     assert settings['dump_config']['dump_path'] == str(tmp_path / 'overflow_dump')
@@ -102,97 +141,76 @@ def test_every_npu_flag_arrives(drawn, tmp_path):
     assert settings['aoe_mode'] == '2' and settings['work_path'] == str(tmp_path / 'autotune')
 
 
-def test_data_dump_flags_arrive(drawn, tmp_path):
-    done = run(
-        drawn,
-        tmp_path,
-        *SMALL,
-        '--steps=2',
-        '--device=npu',
-        '--data_dump_flag=True',
-        '--data_dump_step=0|1',
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    dump = report(tmp_path)['run_config']['dump_config']
+def test_data_dump_flags_arrive(asked, tmp_path):
+    dump = asked('--data_dump_flag=True', '--data_dump_step=0|1')['dump_config']
     assert dump['enable_dump'] is True and dump['dump_step'] == '0|1'
     assert dump['dump_path'] == str(tmp_path / 'data_dump')
 
 
-def test_paper_recipe_runs_without_control_flow(drawn, tmp_path):
-    done = run(
-        drawn,
-        tmp_path,
-        *SMALL[3:],
-        '--preset=paper',
-        '--steps=2',
-        '--device=npu',
-        '--loss_scale=1024',
-        '--batch_size=2',
+def test_paper_recipe_runs_without_control_flow(trained):
+    status, found, printed = trained(
+        *SMALL, '--preset=paper', '--from_scratch', '--steps=2', '--loss_scale=1024',
         '--set=accumulate=2',
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert report(tmp_path)['global_step'] == 2
+    )  # fmt: skip
+    assert status == 0, printed
+    assert found['global_step'] == 2
 
 
-def test_several_cards(drawn, tmp_path):
-    cards = dict(RANK_SIZE='2', RANK_ID='1')
-    done = run(drawn, tmp_path, *SMALL, '--steps=2', '--device=npu', **cards)
-    assert done.returncode == 1 and b'RANK_SIZE=2 needs RANK_TABLE_FILE' in done.stderr
-    devices = [
-        {'device_id': str(i), 'device_ip': f'192.168.100.{i}', 'rank_id': str(i)} for i in range(2)
-    ]
-    table = {
-        'server_count': '1',
-        'server_list': [{'server_id': '10.0.0.10', 'device': devices}],
-        'status': 'completed',
-        'version': '1.0',
-    }
-    (tmp_path / 'table.json').write_text(json.dumps(table))
-    cards['RANK_TABLE_FILE'] = str(tmp_path / 'table.json')
-    done = run(drawn, tmp_path, *SMALL, '--steps=2', '--device=npu', **cards)
-    assert done.returncode == 0, done.stderr.decode()
-    assert report(tmp_path)['distributed'] is True
-    done = run(drawn, tmp_path, *SMALL, '--steps=2', '--device=npu', **dict(cards, RANK_SIZE='4'))
-    assert done.returncode == 1 and b'lists ranks [0, 1], expected 0..3' in done.stderr
+def test_several_cards(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK_SIZE', '2')
+    monkeypatch.setenv('RANK_ID', '1')
+    status, _, printed = trained(*SMOKE, '--steps=2')
+    assert status == 1 and 'RANK_SIZE=2 needs RANK_TABLE_FILE' in printed
+    monkeypatch.setenv('RANK_TABLE_FILE', write_table(tmp_path, 2))
+    monkeypatch.setenv('RANK_SIZE', '2')  # load() has taken them away
+    monkeypatch.setenv('RANK_ID', '1')
+    status, found, printed = trained(*SMOKE, '--steps=2')
+    assert status == 0, printed
+    assert found['distributed'] is True
+    monkeypatch.setenv('RANK_SIZE', '4')
+    status, _, printed = trained(*SMOKE, '--steps=2')
+    assert status == 1 and 'lists ranks [0, 1], expected 0..3' in printed
 
 
-def test_steps_must_be_whole_loops(drawn, tmp_path):
-    done = run(drawn, tmp_path, *SMALL, '--steps=3', '--device=npu', '--set=iterations_per_loop=2')
-    assert done.returncode == 1
-    assert b'train_steps=3 must be a multiple of iterations_per_loop=2' in done.stderr
+def test_several_cards_need_the_npu(trained, monkeypatch):
+    monkeypatch.setenv('RANK_SIZE', '2')
+    status, _, printed = trained(*SMOKE, '--steps=2', '--device=cpu')
+    assert status == 1 and 'RANK_SIZE=2: several cards need the NPU' in printed
 
 
-def test_evaluation_and_online_training_on_the_npu(drawn, tmp_path):
-    assert run(drawn, tmp_path, *SMALL, '--steps=2', '--device=npu').returncode == 0
-    flags = ['--device=npu', '--sequences=drawn-x', '--set=online_steps=2', '--set=loss_scale=1024']
-    flags += [f'--checkpoint={tmp_path}/ckpt', f'--output_path={tmp_path}/online']
-    done = run(drawn, tmp_path, *flags, '--object=0', module='OSVOS.online')
-    assert done.returncode == 0, done.stderr.decode()
-    flags[-1] = f'--output_path={tmp_path}/results'
-    done = run(drawn, tmp_path, *flags, f'--online_path={tmp_path}/online', module='OSVOS.evaluate')
-    assert done.returncode == 0, done.stderr.decode()
+def test_steps_must_be_whole_loops(trained):
+    status, _, printed = trained(*SMOKE, '--steps=3', '--set=iterations_per_loop=2')
+    assert status == 1
+    assert 'train_steps=3 must be a multiple of iterations_per_loop=2' in printed
+
+
+def test_evaluation_and_online_training_on_the_npu(trained, load, drawn, tmp_path):
+    status, found, printed = trained(*SMOKE, '--steps=4', '--set=iterations_per_loop=2')
+    assert status == 0, printed
+    assert found['run_config']['iterations_per_loop'] == 2 and found['global_step'] == 4
+    flags = [
+        '--device=npu', f'--data_path={drawn["davis"]}', '--sequences=drawn-x',
+        f'--checkpoint={tmp_path}/ckpt', '--set=online_steps=2', '--set=loss_scale=1024',
+    ]  # fmt: skip
+    load()
+    assert online.main([*flags, f'--output_path={tmp_path}/online', '--object=0']) == 0
+    load()
+    flags += [f'--online_path={tmp_path}/online', f'--output_path={tmp_path}/results']
+    assert evaluate.main(flags) == 0
     assert (tmp_path / 'results' / 'results.json').is_file()
 
 
 def test_cpu_mode_never_imports_npu_bridge(drawn, tmp_path):
+    """Of a process that can import it: importing makes every session one of the NPU."""
     code = (
         'import sys\nfrom OSVOS import train\nstatus = train.main(sys.argv[1:])\n'
         'assert not [m for m in sys.modules if m.startswith("npu_bridge")]\nsys.exit(status)'
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / 'test')])
-    command = [
-        sys.executable,
-        '-W',
-        'ignore',
-        '-c',
-        code,
-        f'--data_path={drawn["davis"]}',
-        f'--output_path={tmp_path}/ckpt',
-        '--device=cpu',
-        '--steps=1',
-        *SMALL,
-    ]
+    flags = [f'--data_path={drawn["davis"]}', f'--output_path={tmp_path}/ckpt', *SMOKE]
     done = subprocess.run(
-        command, env=dict(os.environ, PYTHONPATH=path), cwd=str(ROOT), capture_output=True
-    )
+        [sys.executable, '-W', 'ignore', '-c', code, *flags, '--device=cpu', '--steps=1'],
+        env=dict(os.environ, PYTHONPATH=path), cwd=str(ROOT), capture_output=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
+    assert tf.train.latest_checkpoint(str(tmp_path / 'ckpt'))
