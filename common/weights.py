@@ -17,6 +17,7 @@ import io
 import operator
 import os
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -201,6 +202,7 @@ class TensorUnpickler(pickle.Unpickler):
     def __init__(self, file):
         """`file`: binary, at the start of a pickle."""
         super().__init__(file, encoding='latin1')
+        self.file = file
         self.types = {}  # {key of a storage: numpy type}
 
     def find_class(self, module, name):
@@ -218,6 +220,17 @@ class TensorUnpickler(pickle.Unpickler):
             raise ValueError('the file asks for a storage of no known type')
         self.types[str(pid[2])] = np.dtype(pid[1])
         return str(pid[2])
+
+    def load(self):
+        """The object, after a look at the pickle's instructions: one that numbers an object far
+        behind the file's size would have Python make a table as long."""
+        start, size = self.file.tell(), self.file.seek(0, os.SEEK_END)
+        self.file.seek(start)
+        for instruction, argument, _ in pickletools.genops(self.file):
+            if instruction.name in ('PUT', 'LONG_BINPUT') and argument > size:
+                raise ValueError(f'object {argument} in a pickle of {size} bytes')
+        self.file.seek(start)
+        return super().load()
 
 
 def _unpickle(file):
@@ -503,7 +516,7 @@ def read_checkpoint(prefix: str) -> dict:
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, *BROKEN) as error:
         raise ValueError(f'{os.path.abspath(prefix)} is no readable checkpoint: {error}') from None
 
 
@@ -569,7 +582,7 @@ def _reader(path):
     if start.startswith(b'MATLAB 5.0'):
         return read_mat
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with _damage_is_named(path, 'zip'), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith('.h5') for name in names):
             return read_wheel

@@ -1,8 +1,12 @@
-"""common/masks.py: pictures in and out, exact and with clear errors."""
+"""common/masks.py: images and masks in and out, exact and with clear errors."""
 
 from __future__ import annotations
 
 import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -13,7 +17,7 @@ from common import masks
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.RandomState(0).randint(0, 256, (40, 60, 3)).astype(np.uint8)
 
 
@@ -61,30 +65,168 @@ def test_grey_masks(tmp_path, values, expected):
     assert np.array_equal(masks.read_mask(path), np.tile(np.array(expected, np.uint8), (4, 2)))
 
 
-def test_grey_saved_in_three_channels_is_taken_but_colour_is_not(tmp_path, picture):
+def test_grey_saved_in_three_channels_is_taken_but_other_colors_are_not(tmp_path, image):
     path = str(tmp_path / 'm.png')
     cv2.imwrite(path, np.full((4, 4, 3), 255, np.uint8))
     assert masks.read_mask(path).tolist() == [[1] * 4] * 4
-    cv2.imwrite(path, picture)
-    with pytest.raises(
-        ValueError, match='m.png is a colour picture, expected a mask of object ids'
-    ):
+    cv2.imwrite(path, image)
+    with pytest.raises(ValueError, match='m.png has 2400 colors .*expected a mask of object ids'):
         masks.read_mask(path)
 
 
 @pytest.mark.parametrize('read', [masks.read_image, masks.read_mask])
-def test_missing_and_broken_files(tmp_path, read, picture):
+def test_missing_and_broken_files(tmp_path, read, image):
     with pytest.raises(FileNotFoundError, match='no such file: .*absent.png'):
         read(str(tmp_path / 'absent.png'))
-    data = cv2.imencode('.png', picture)[1].tobytes()
+    data = cv2.imencode('.png', image)[1].tobytes()
     for name, content in (
         ('cut.png', data[: len(data) // 2]),
-        ('text.png', b'no picture'),
+        ('text.png', b'no image'),
         ('empty.png', b''),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             read(str(tmp_path / name))
+
+
+def test_masks_in_the_colors_of_the_palette_are_taken(tmp_path, ids):
+    ids[ids == 255] = 2
+    Image.fromarray(masks.PALETTE[ids]).save(str(tmp_path / 'm.png'))
+    assert np.array_equal(masks.read_mask(str(tmp_path / 'm.png')), ids)
+
+
+@pytest.mark.parametrize('void', [False, True])
+def test_white_alone_is_an_object_unless_the_frame_is_of_an_id_map(tmp_path, void):
+    """In a palette too: 255 is void only where other ids are."""
+    ids = np.tile(np.array([0, 255], np.uint8), (4, 2))
+    for name, write in (('p.png', masks.write_mask), ('l.png', cv2.imwrite)):
+        write(str(tmp_path / name), ids)
+        found = masks.read_mask(str(tmp_path / name), void)
+        assert np.unique(found).tolist() == ([0, 255] if void else [0, 1])
+        assert not masks.shows_ids(str(tmp_path / name))
+    ids[0, 0] = 1
+    masks.write_mask(str(tmp_path / 'p.png'), ids)
+    assert masks.shows_ids(str(tmp_path / 'p.png'))
+    assert np.array_equal(masks.read_mask(str(tmp_path / 'p.png'), void), ids)
+
+
+def soft_circle(objects=1, spread=6):
+    """Grey levels 0 .. 255 of circles with soft edges, uint8 [60, 80]."""
+    mask = np.zeros((60, 80), np.uint8)
+    for n in range(objects):
+        cv2.circle(mask, (20 + 35 * n, 30), 14, 255, -1)
+    return cv2.GaussianBlur(mask, (0, 0), spread)
+
+
+def save_soft(path, kind):
+    """What labelling tools hand out by mistake."""
+    soft = soft_circle()
+    if kind == 'anti-aliased':
+        cv2.imwrite(path, cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX))
+    elif kind == 'grey 128':
+        cv2.imwrite(path, np.where(soft > 90, 128, 0).astype(np.uint8))
+    elif kind == 'few levels':
+        cv2.imwrite(path, np.where(soft > 90, 255, np.where(soft > 70, 50, 0)).astype(np.uint8))
+    elif kind == 'palette of greys':
+        image = Image.fromarray(soft)
+        image.putpalette([level for level in range(256) for _ in range(3)])
+        image.save(path)
+    elif kind == 'colors':
+        color = np.zeros((60, 80, 3), np.uint8)
+        color[soft > 90] = 30, 200, 255
+        cv2.imwrite(path, color)
+
+
+def run_advice(message, folder):
+    """The mask that the command in an error message makes."""
+    command = message[message.index('python -c') :].replace('python', sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, cwd=str(folder))
+    return str(folder / 'mask.png')
+
+
+SOFT = ['anti-aliased', 'grey 128', 'few levels', 'palette of greys', 'colors']
+
+
+@pytest.mark.parametrize('kind', SOFT)
+@pytest.mark.parametrize('name', ['m.png', "it's $(touch x) {0}.png"])
+def test_first_masks_that_are_no_ids_are_refused_with_a_command_that_mends_them(
+    tmp_path, kind, name
+):
+    path = str(tmp_path / name)
+    save_soft(path, kind)
+    with pytest.raises(ValueError) as caught:
+        masks.first_mask(path, (60, 80))
+    mended = masks.first_mask(run_advice(str(caught.value), tmp_path), (60, 80))
+    threshold = 127 if kind in ('anti-aliased', 'palette of greys') else 90
+    soft = soft_circle()
+    if kind == 'anti-aliased':
+        soft = cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX)
+    assert np.array_equal(mended, soft > threshold) and mended.any()
+    assert sorted(os.listdir(str(tmp_path))) == sorted([name, 'mask.png'])
+
+
+def test_jpeg_masks_are_refused(tmp_path):
+    path = str(tmp_path / 'm.jpg')
+    cv2.imwrite(path, np.where(soft_circle() > 90, 255, 0).astype(np.uint8))
+    with pytest.raises(ValueError, match='m.jpg has .*a soft or JPEG-compressed mask'):
+        masks.first_mask(path, (60, 80))
+
+
+@pytest.mark.parametrize(
+    'values, indexed, expected',
+    [
+        ((0, 255), False, (0, 1)),
+        ((0, 255), True, (0, 1)),
+        ((0, 1, 2), False, (0, 1, 2)),
+        ((0, 1, 2, 255), False, (0, 1, 2, 0)),
+        ((0, 1, 2, 255), True, (0, 1, 2, 0)),
+        ((0, 2, 5), True, (0, 2, 5)),
+        ((1, 2), True, (1, 2)),
+    ],
+)
+def test_first_masks_that_are_taken(tmp_path, values, indexed, expected, capsys):
+    """Gaps between the ids are taken of indexed masks, and said."""
+    path = str(tmp_path / 'm.png')
+    write = masks.write_mask if indexed else cv2.imwrite
+    write(path, np.tile(np.array(values, np.uint8), (3, 1)))
+    found = masks.first_mask(path, (3, len(values)))
+    assert found.dtype == np.uint8 and found.tolist() == [list(expected)] * 3
+    said = capsys.readouterr().out
+    assert said == (f'{path}: the objects have the ids [2, 5]\n' if 5 in values else '')
+
+
+def test_first_masks_of_no_or_too_many_objects_or_another_size(tmp_path):
+    path = str(tmp_path / 'm.png')
+    for value in (0, 255):
+        masks.write_mask(path, np.array([[0, value], [0, 0]], np.uint8))
+        if value:
+            assert masks.first_mask(path, (2, 2)).max() == 1
+        else:
+            with pytest.raises(ValueError, match='m.png marks no object'):
+                masks.first_mask(path, (2, 2))
+    with pytest.raises(ValueError, match='m.png is 2x2, the frames are 5x2; the mask must have'):
+        masks.first_mask(path, (2, 5))
+    masks.write_mask(path, np.arange(0, 160, dtype=np.uint8)[None])
+    with pytest.raises(ValueError, match='m.png has 159 values'):
+        masks.first_mask(path, (1, 160))
+    with pytest.raises(FileNotFoundError, match='absent.png'):
+        masks.first_mask(str(tmp_path / 'absent.png'), (2, 2))
+
+
+def test_check_files_names_what_is_damaged(tmp_path, image, ids):
+    paths = {name: str(tmp_path / name) for name in ('a.jpg', 'b.jpg', 'a.png', 'b.png')}
+    for name, path in paths.items():
+        if name.endswith('.jpg'):
+            masks.write_image(path, image)
+        else:
+            masks.write_mask(path, ids)
+    images, maps = ([paths[f'{n}.{ending}'] for n in 'ab'] for ending in ('jpg', 'png'))
+    masks.check_files(images, maps)
+    for name in ('b.jpg', 'a.png'):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r'2 of 4 files are damaged: .*b.jpg.*; .*a.png'):
+        masks.check_files(images, maps)
 
 
 def test_deep_masks_are_refused(tmp_path):
@@ -110,8 +252,8 @@ def test_damaged_masks_are_errors_or_whole(tmp_path, ids):
             assert np.array_equal(result, ids)
 
 
-def test_truncated_jpeg_is_an_error(tmp_path, picture):
-    data = cv2.imencode('.jpg', picture)[1].tobytes()
+def test_truncated_jpeg_is_an_error(tmp_path, image):
+    data = cv2.imencode('.jpg', image)[1].tobytes()
     path = tmp_path / 'f.jpg'
     path.write_bytes(data)
     assert masks.read_image(str(path)).shape == (40, 60, 3)
@@ -120,24 +262,24 @@ def test_truncated_jpeg_is_an_error(tmp_path, picture):
         masks.read_image(str(path))
 
 
-def test_overlay_colours_objects_and_leaves_void_and_background(picture, ids):
-    drawn = masks.overlay(picture, ids, alpha=1.0)
-    assert np.array_equal(drawn[ids == 0][:50], picture[ids == 0][:50])
-    assert np.array_equal(drawn[0, 0], picture[0, 0])
+def test_overlay_colors_objects_and_leaves_void_and_background(image, ids):
+    drawn = masks.overlay(image, ids, alpha=1.0)
+    assert np.array_equal(drawn[ids == 0][:50], image[ids == 0][:50])
+    assert np.array_equal(drawn[0, 0], image[0, 0])
     assert drawn[10, 15].tolist() == masks.PALETTE[1, ::-1].tolist()
     assert drawn[28, 40].tolist() == masks.PALETTE[7, ::-1].tolist()
-    assert not np.shares_memory(drawn, picture)
-    flat = masks.overlay(picture, ids, contour=False)
-    assert np.array_equal(flat[ids == 0], picture[ids == 0])
+    assert not np.shares_memory(drawn, image)
+    flat = masks.overlay(image, ids, contour=False)
+    assert np.array_equal(flat[ids == 0], image[ids == 0])
     with pytest.raises(ValueError, match='does not fit'):
-        masks.overlay(picture, ids[:-1])
+        masks.overlay(image, ids[:-1])
 
 
-def test_contact_sheet(picture):
-    sheet = masks.contact_sheet([picture] * 5, 3, 180)
+def test_contact_sheet(image):
+    sheet = masks.contact_sheet([image] * 5, 3, 180)
     assert sheet.shape == (80, 180, 3)
-    assert np.array_equal(sheet[:40, :60], picture) and not sheet[40:, 120:].any()
-    with pytest.raises(ValueError, match='no pictures'):
+    assert np.array_equal(sheet[:40, :60], image) and not sheet[40:, 120:].any()
+    with pytest.raises(ValueError, match='no images'):
         masks.contact_sheet([], 3, 180)
 
 
@@ -159,12 +301,48 @@ def test_video_comes_back_frame_by_frame(tmp_path):
         masks.write_video(str(tmp_path / 'no' / 'v.mp4'), frames)
 
 
-def test_folders_of_frames(tmp_path, picture):
+def test_a_video_whose_end_cannot_be_decoded_is_an_error(tmp_path):
+    """Its header names 40 frames, the file has no bytes of the last ones."""
+    path = tmp_path / 'v.avi'
+    draw = np.random.RandomState(0)
+    frames = [draw.randint(0, 255, (48, 64, 3)).astype(np.uint8) for _ in range(40)]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    assert len(list(masks.read_frames(str(path)))) == 40
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r'v.avi should have 40 frames, only \d+ can be decoded'):
+        list(masks.read_frames(str(path)))
+
+
+def test_frames_come_in_natural_order_and_one_a_name(tmp_path, image):
+    for name in ('10.png', '9.png', '1.JPG', '._1.png', '.2.png.tmp.png'):
+        masks.write_image(str(tmp_path / name), image)
+    assert [name for name, _ in masks.read_frames(str(tmp_path))] == ['1', '9', '10']
+    masks.write_image(str(tmp_path / '9.jpg'), image)
+    with pytest.raises(ValueError, match=r'has 9.jpg and 9.png: their results .* same name'):
+        list(masks.read_frames(str(tmp_path)))
+
+
+def test_images_that_opencv_refuses(tmp_path):
+    """A header that asks for 10^12 pixels."""
+    data = bytearray(cv2.imencode('.png', np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    data[16:24] = struct.pack('>II', 10**6, 10**6)
+    data[29:33] = struct.pack('>I', zlib.crc32(bytes(data[12:29])))
+    (tmp_path / 'm.png').write_bytes(bytes(data))
+    for read in (masks.read_image, masks.read_mask):
+        with pytest.raises(ValueError, match='m.png is no readable'):
+            read(str(tmp_path / 'm.png'))
+
+
+def test_folders_of_frames(tmp_path, image):
     for name in ('b.jpg', 'a.png'):
-        masks.write_image(str(tmp_path / name), picture)
+        masks.write_image(str(tmp_path / name), image)
     (tmp_path / 'notes.txt').write_text('')
     assert [name for name, _ in masks.read_frames(str(tmp_path))] == ['a', 'b']
-    masks.write_image(str(tmp_path / 'c.png'), picture[:, :30])
+    masks.write_image(str(tmp_path / 'c.png'), image[:, :30])
     with pytest.raises(ValueError, match='frame c of .* is 30x40, the first 60x40'):
         list(masks.read_frames(str(tmp_path)))
     (tmp_path / 'empty').mkdir()

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pycocotools import mask as rle
 
 from common import coco, davis, masks, youtube_vos
 
@@ -33,10 +34,77 @@ def test_davis(drawn):
     pairs = davis.pairs(root, names)
     assert len(pairs) == 30 and all(os.path.isfile(p) for pair in pairs for p in pair)
     assert davis.frames(root, 'drawn-x')[3].endswith('JPEGImages/480p/drawn-x/00003.jpg')
-    assert davis.resolve(os.path.dirname(root)) == root
+    assert davis.resolve(os.path.dirname(root), '2016') == root
     assert davis.resolve(os.path.dirname(root), '2017') == drawn['davis2017']
     assert davis.sequences(os.path.dirname(root), 'val') == names
-    assert davis.frames(os.path.dirname(root), names[0]) == davis.frames(root, names[0])
+    with pytest.raises(FileNotFoundError, match="no sequence 'drawn-x'"):
+        davis.frames(os.path.dirname(root), names[0])  # a root that resolve() has given is needed
+
+
+@pytest.mark.parametrize(
+    'folders, years',
+    [
+        ({'DAVIS': '2016', 'DAVIS2017': '2017'}, ('DAVIS', 'DAVIS2017')),
+        ({'DAVIS': '2017', 'DAVIS2016': '2016'}, ('DAVIS2016', 'DAVIS')),
+        ({'DAVIS': '2017', 'DAVIS-2017': '2017'}, ('DAVIS', 'DAVIS')),
+        ({'DAVIS': '', 'davis2017': ''}, ('DAVIS', 'davis2017')),
+        ({'DAVIS2016': '', 'DAVIS2017': ''}, ('DAVIS2016', 'DAVIS2017')),
+        ({'DAVIS2017': '2016'}, ('DAVIS2017', 'DAVIS2017')),
+        ({'DAVIS': '2016', '': '2017'}, ('', '')),
+    ],
+)
+def test_davis_of_a_year_is_found_among_others(tmp_path, folders, years):
+    """By name, then by the lists of that year; the only tree is taken for both years."""
+    for name, listed in folders.items():
+        (tmp_path / name / 'JPEGImages' / '480p').mkdir(parents=True)
+        if listed:
+            (tmp_path / name / 'ImageSets' / listed).mkdir(parents=True)
+    for year, expected in zip(('2016', '2017'), years):
+        found = os.path.relpath(davis.resolve(str(tmp_path), year), str(tmp_path))
+        assert found == (expected or '.')
+
+
+def cut(path):
+    with open(path, 'r+b') as f:
+        f.truncate(os.path.getsize(path) // 2)
+
+
+def test_every_file_is_decoded_on_request(tree):
+    """check(root) reads a sample, check(root, every=True) all, in all three readers."""
+    places = {
+        'davis': 'JPEGImages/480p/drawn-b/00007.jpg',
+        'davis2017': 'Annotations/480p/drawn-b/00007.png',
+        'youtube_vos': 'train/JPEGImages/0bbbbbbbbb/00007.jpg',
+        'coco': 'train2017/000000000007.jpg',
+    }
+    for name, place in places.items():
+        reader = {'davis': davis, 'davis2017': davis, 'youtube_vos': youtube_vos, 'coco': coco}[
+            name
+        ]
+        root = tree(name)
+        assert reader.check(root, every=True) == reader.check(root)
+        path = os.path.join(root, place)
+        cut(path)
+        reader.check(root)
+        with pytest.raises(ValueError, match=f'1 of .* files are damaged: {path}'):
+            reader.check(root, every=True)
+
+
+def test_davis_masks_without_a_frame_and_natural_order(tree):
+    root = tree('davis')
+    folders = [
+        os.path.join(root, kind, '480p', 'drawn-a') for kind in ('JPEGImages', 'Annotations')
+    ]
+    for folder, ending in zip(folders, ('.jpg', '.png')):
+        for name in os.listdir(folder):
+            short = str(int(os.path.splitext(name)[0]) + 3) + ending
+            os.rename(os.path.join(folder, name), os.path.join(folder, short))
+    expected = [str(n) for n in range(3, 13)]
+    assert [os.path.basename(p)[:-4] for p in davis.frames(root, 'drawn-a')] == expected
+    assert [os.path.basename(p)[:-4] for p in davis.masks(root, 'drawn-a')] == expected
+    os.remove(os.path.join(folders[0], '7.jpg'))
+    with pytest.raises(ValueError, match='1 masks of drawn-a without a frame .*7.png'):
+        davis.masks(root, 'drawn-a')
 
 
 def test_davis_lists_in_every_form(tree):
@@ -135,7 +203,8 @@ def test_youtube_vos_faults_are_named(tree, tmp_path):
         with pytest.raises(ValueError, match='is no meta.json'):
             youtube_vos.sequences(root, 'train')
     with pytest.raises(
-        FileNotFoundError, match='no YouTube-VOS data at .*download: https://youtube-vos.org'
+        FileNotFoundError,
+        match='no YouTube-VOS split .train. at .*download: https://youtube-vos.org',
     ):
         youtube_vos.check(str(tmp_path / 'nowhere'))
 
@@ -173,14 +242,14 @@ def test_coco_faults_are_named(tree, tmp_path):
     root = tree('coco')
     os.remove(os.path.join(root, 'train2017', '000000000003.jpg'))
     with pytest.raises(
-        FileNotFoundError, match='picture 3 of train2017 is missing: tried .*000000000003.jpg'
+        FileNotFoundError, match='image 3 of train2017 is missing: tried .*000000000003.jpg'
     ):
         coco.frames(root, '3')
-    with pytest.raises(FileNotFoundError, match='1 pictures are missing'):
+    with pytest.raises(FileNotFoundError, match='1 images are missing'):
         coco.check(root)
     for read in (coco.masks, coco.annotations, coco.frames):
         for name in ('99', 'text'):
-            with pytest.raises(ValueError, match=f'has no picture {name}'):
+            with pytest.raises(ValueError, match=f'has no image {name}'):
                 read(root, name)
     with pytest.raises(
         FileNotFoundError, match='no COCO annotations at .*download: https://cocodataset.org'
@@ -188,11 +257,68 @@ def test_coco_faults_are_named(tree, tmp_path):
         coco.sequences(str(tmp_path), 'train2017')
 
 
-def test_coco_shapes_outside_the_picture_are_cut_off():
+def test_coco_shapes_outside_the_image_are_cut_off():
     inside = coco.mask({'segmentation': [[2, 2, 8, 2, 8, 8, 2, 8]]}, 20, 30)
     outside = coco.mask({'segmentation': [[-50, -50, 8, -50, 8, 8, -50, 8]]}, 20, 30)
     assert inside.sum() == 36 and outside.shape == (20, 30) and outside[:8, :8].all()
     assert not coco.mask({'segmentation': [[1, 1, 2, 2]]}, 20, 30).any()  # a line has no area
+
+
+def encode(mask):
+    return rle.encode(np.asfortranarray(mask))
+
+
+def test_coco_run_lengths_in_every_form():
+    """Numbers, the text of COCO's API as bytes or as JSON has it."""
+    mask = np.random.RandomState(0).randint(0, 2, (37, 53)).astype(np.uint8)
+    mask[:20] = 0
+    packed = encode(mask)
+    runs = coco._decode_runs(packed['counts'])
+    assert sum(runs) == mask.size
+    for counts in (packed['counts'], packed['counts'].decode(), runs):
+        annotation = {'segmentation': {'size': [37, 53], 'counts': counts}}
+        assert np.array_equal(coco.mask(annotation, 37, 53), mask)
+        assert rle.area(coco.run_lengths(annotation, 37, 53)) == mask.sum()
+
+
+def test_coco_segmentations_that_are_none_are_named():
+    packed = encode(np.eye(9, dtype=np.uint8))
+    text = packed['counts'].decode()
+    bad = [
+        None,
+        'text',
+        {'size': [9, 9]},
+        {'size': [9, 9], 'counts': text[:-2]},
+        {'size': [9, 9], 'counts': text[:-1] + 'o'},  # a run that goes on behind the end
+        {'size': [9, 9], 'counts': 'é'},
+        {'size': [99, 99], 'counts': text},
+        {'size': [9, 9], 'counts': [10, 900]},
+        {'size': [9, 9], 'counts': [91, -10]},
+        [['a'] * 6],
+        [5],
+    ]
+    for segmentation in bad:
+        annotation = {'id': 5, 'segmentation': segmentation}
+        with pytest.raises(ValueError, match='annotation 5 of an image 9x9 has no usable segm'):
+            coco.mask(annotation, 9, 9)
+
+
+def test_coco_check_finds_bad_segmentations(tree):
+    root = tree('coco')
+    path = os.path.join(root, 'annotations', 'instances_val2017.json')
+    with open(path) as f:
+        content = json.load(f)
+    content['annotations'][0]['segmentation'] = {'size': [180, 320], 'counts': '52'}
+    with open(path, 'w') as f:
+        json.dump(content, f)
+    coco.check(root)
+    with pytest.raises(ValueError, match='annotation 1 of an image 320x180 has no usable'):
+        coco.check(root, every=True)
+    with open(path, 'w') as f:
+        f.write('{"annotations": [{"id": 1}]}')
+    coco.index.cache_clear()
+    with pytest.raises(ValueError, match='is no COCO annotation file'):
+        coco.check(root)
 
 
 def test_real_trees(shared_data):
