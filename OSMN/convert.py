@@ -168,10 +168,7 @@ def settings_of(arrays: dict, cfg):
 def main(argv=None):
     """Converts and prints what was mapped and what was left out."""
     flags = cli.parser(__doc__)
-    cli.add_convert_flags(flags, FORMATS)
-    flags.conflict_handler = 'resolve'  # several sources, which other models do not have
-    text = 'weights file, or prefix of a TensorFlow checkpoint; may be given several times'
-    flags.add_argument('--source', required=True, action='append', help=text)
+    cli.add_convert_flags(flags, FORMATS, several=True)
     text = 'the source takes R, G, B: auto is on for slim and mobilenet'
     flags.add_argument('--vgg_color_fix', choices=('auto', 'on', 'off'), default='auto', help=text)
     args = flags.parse_args(argv)

@@ -202,10 +202,13 @@ def add_demo_flags(flags: argparse.ArgumentParser) -> None:
     add('--fps', type=float, help="frames a second of overlay.mp4; default: the input's")
 
 
-def add_convert_flags(flags: argparse.ArgumentParser, formats) -> None:
-    """What convert has in every folder; `formats`: names that --format may have."""
+def add_convert_flags(flags: argparse.ArgumentParser, formats, several: bool = False) -> None:
+    """What convert has in every folder; `formats`: names that --format may have; `several`:
+    --source may be given several times."""
     add = flags.add_argument
-    add('--source', required=True, help='weights file, or prefix of a TensorFlow checkpoint')
+    action, more = ('append', '; may be given several times') if several else ('store', '')
+    text = 'weights file, or prefix of a TensorFlow checkpoint'
+    add('--source', required=True, action=action, help=text + more)
     add('--output', required=True, help='prefix of the checkpoint, such as vgg/model.ckpt')
     add('--format', choices=sorted(formats), help='default: by the names in the file')
 
@@ -380,6 +383,7 @@ def checkpoint_to_start_from(args, cfg) -> str:
       FileNotFoundError: no such checkpoint. ValueError: the preset expects published weights, and
       neither they nor --from_scratch are given.
     """
+    cfg.partial_init = args.partial_init
     drawn = os.path.isfile(os.path.join(cfg.data_path, 'sample_data.json')) or not args.data_path
     cfg.trained_on = ['drawn data' if drawn else os.path.basename(cfg.data_path)]
     if args.init_from:
@@ -554,7 +558,6 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
         print(f'resuming from step {cfg.start_step}: {prefix}', flush=True)
     text = json.dumps(settings, indent=1, sort_keys=True)
     files.write_text(os.path.join(folder, 'config.json'), text)
-    cfg.partial_init = getattr(args, 'partial_init', False)
     result_path = getattr(args, 'result_path', None)
     return npu.ProgressHook(cfg, folder, npu.loss_path(cfg, result_path) if result_path else None)
 
@@ -668,7 +671,8 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     tf.train.update_checkpoint_state(folder, prefix)
     _forget_paths(folder)
     if settings is not None:
-        saved = {**settings, 'trained_on': [f'imported {os.path.basename(source)}']}
+        origin = settings.get('trained_on') or [f'imported {os.path.basename(source)}']
+        saved = {**settings, 'trained_on': origin}
         text = json.dumps(saved, indent=1, sort_keys=True)
         files.write_text(os.path.join(folder, 'config.json'), text)
     return prefix
