@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from OSVOS import convert, model, optimizer
+from OSVOS import convert, model, optimizer, published
 from OSVOS.config import PIXELS, get_config
 from OSVOS.losses import losses
 
@@ -91,7 +91,7 @@ def test_loss_and_first_update_equal_the_official_ones(official, tmp_path):
         }
     np.testing.assert_allclose(np.array(values) * PIXELS, data['losses'], rtol=2e-6)
     worst = 0.0
-    for source, ours in convert.names('pytorch').items():
+    for source, ours in published.names('pytorch').items():
         if ours not in after:
             continue
         theirs = data[f'updated/{source}']

@@ -78,8 +78,8 @@ def tf_step(case, form, threads):
         )
     )
     draw = np.random.RandomState(0)
-    picture = draw.uniform(-100, 130, (1, *SIZE, 3)).astype(np.float32)
-    image = tf.Variable(picture, trainable=False).read_value()  # a constant would be folded
+    frame = draw.uniform(-100, 130, (1, *SIZE, 3)).astype(np.float32)
+    image = tf.Variable(frame, trainable=False).read_value()  # a constant would be folded
     if case == 'side':
         fetch = side_stage(tf, model, cfg, draw)
     elif case == 'forward':
@@ -91,7 +91,7 @@ def tf_step(case, form, threads):
         _, gradients = optimizer.one_pass(updater, {'image': image}, labels, cfg)
         fetch = updater.apply_gradients(optimizer.scaled_gradients(gradients, cfg), step)
     session.run(tf.global_variables_initializer())
-    if case != 'train':  # sums: something must be fetched, or the graph is optimised away
+    if case != 'train':  # sums: something must be fetched, or the graph is optimized away
         fetch = [tf.reduce_sum(tensor) for tensor in fetch]
     return lambda: session.run(fetch)
 
@@ -254,7 +254,7 @@ def memory(python):
     code = (
         'import sys, resource, numpy as np; sys.path.insert(0, sys.argv[1])\n'
         'import tensorflow.compat.v1 as tf; tf.logging.set_verbosity(tf.logging.ERROR)\n'
-        'from OSVOS import config, evaluate, train, data, npu\n'
+        'from OSVOS import config, inference\n'
         'cfg = config.get_config("smoke"); cfg.update(device="cpu")\n'
         'import tempfile; d = tempfile.mkdtemp()\n'
         'with tf.Graph().as_default(), tf.Session() as s:\n'
@@ -263,8 +263,9 @@ def memory(python):
         '    tf.train.create_global_step(); s.run(tf.global_variables_initializer())\n'
         '    p = tf.train.Saver().save(s, d + "/m.ckpt")\n'
         'count = int(sys.argv[2])\n'
-        'frames = lambda: (np.full((480, 854, 3), i % 255, np.uint8) for i in range(count))\n'
-        'n = sum(1 for _ in evaluate.segment(cfg, {0: p}, frames, (480, 854)))\n'
+        'frames = (np.full((480, 854, 3), i % 255, np.uint8) for i in range(count))\n'
+        'with inference.load(p, cfg) as network:\n'
+        '    n = sum(1 for _ in inference.segment({0: network}, cfg, frames, {}))\n'
         'print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)'
     )
     for count in (20, 200):

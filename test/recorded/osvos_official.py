@@ -1,4 +1,4 @@
-"""Runs the official OSVOS-PyTorch on seeded weights and pictures and keeps what it answers.
+"""Runs the official OSVOS-PyTorch on seeded weights and images and keeps what it answers.
 
     git clone https://github.com/kmaninis/OSVOS-PyTorch
     python test/recorded/osvos_official.py --official=OSVOS-PyTorch --output=DIR
@@ -41,8 +41,8 @@ def network(torch):
     return net
 
 
-def picture(height, width):
-    """float32 [1, 3, H, W], B, G, R minus mean, and a mask float32 [1, 1, H, W]."""
+def example(height, width):
+    """An image float32 [1, 3, H, W], B, G, R minus mean, and a mask float32 [1, 1, H, W]."""
     draw = np.random.RandomState(SEED)
     smooth = cv2.resize(draw.uniform(-110, 140, (9, 13, 3)), (width, height)).astype(np.float32)
     mask = np.zeros((height, width), np.float32)
@@ -62,7 +62,7 @@ def record(torch, folder):
     )
     arrays = {}
     for key, size in SIZES.items():
-        image, mask = picture(*size)
+        image, mask = example(*size)
         arrays[f'{key}/image'], arrays[f'{key}/mask'] = image, mask
         outputs = net(torch.from_numpy(image))
         for i, out in enumerate(outputs):
@@ -98,7 +98,7 @@ def update(torch, net, loss):
 
 
 def augmented(count=4):
-    """Small pictures and masks through the official transforms, with the draws that Python's
+    """Small images and masks through the official transforms, with the draws that Python's
     `random` gives."""
     from dataloaders import custom_transforms as official
 
