@@ -27,7 +27,7 @@ def frame_scores(annotation: np.ndarray, segmentation: np.ndarray) -> tuple[floa
     of_truth, of_result = _count(lines[0]), _count(lines[1])
     if not of_truth or not of_result:
         return j, float(of_truth == of_result)
-    near = _dilated(lines, int(np.ceil(TOLERANCE * np.linalg.norm(shape))))
+    near = _dilate(lines, int(np.ceil(TOLERANCE * np.linalg.norm(shape))))
     precision = _count(lines[1] & near[0]) / of_result
     recall = _count(lines[0] & near[1]) / of_truth
     return j, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -45,8 +45,8 @@ def _count(words):
     return int(cv2.norm(words.view(np.uint8), cv2.NORM_HAMMING))
 
 
-def _moved(words, pixels):
-    """Rows moved by `pixels` < 64 to the left and to the right: two arrays as `words`."""
+def _shift(words, pixels):
+    """Rows shifted by `pixels` < 64 to the left and to the right: two arrays as `words`."""
     here, carry = np.uint64(pixels), np.uint64(64 - pixels)
     right, left = words >> here, words << here
     if words.shape[2] > 1:
@@ -56,27 +56,27 @@ def _moved(words, pixels):
 
 
 def _outline(words, columns):
-    """Pixels that differ from their right, lower or lower right neighbour; the border repeats
+    """Pixels that differ from their right, lower or lower right neighbor; the border repeats
     itself."""
     word, bit = divmod(columns - 1, 64)
     below = np.concatenate([words[:, 1:], words[:, -1:]], 1)
-    right, diagonal = _moved(words, 1)[0], _moved(below, 1)[0]
-    for rows, moved in ((words, right), (below, diagonal)):
-        moved[:, :, word] |= rows[:, :, word] & np.uint64(1 << bit)
+    right, diagonal = _shift(words, 1)[0], _shift(below, 1)[0]
+    for rows, shifted in ((words, right), (below, diagonal)):
+        shifted[:, :, word] |= rows[:, :, word] & np.uint64(1 << bit)
     return (words ^ right) | (words ^ below) | (words ^ diagonal)
 
 
-def _dilated(words, radius):
+def _dilate(words, radius):
     """All pixels within `radius` of a set one, by the disk dx^2 + dy^2 <= radius^2."""
-    grown, reach, result = words.copy(), 0, np.zeros_like(words)
+    grown, half, result = words.copy(), 0, np.zeros_like(words)
     for dy in range(radius, -1, -1):
         wanted = int((radius**2 - dy**2) ** 0.5)
-        while reach < wanted:  # runs of 2 reach + 1 px, moved by so much, leave no gap
-            pixels = min(wanted - reach, 2 * reach + 1, 63)
-            right, left = _moved(grown, pixels)
+        while half < wanted:  # runs of 2 half + 1 px, shifted by so much, leave no gap
+            pixels = min(wanted - half, 2 * half + 1, 63)
+            right, left = _shift(grown, pixels)
             grown |= right
             grown |= left
-            reach += pixels
+            half += pixels
         if dy == 0:
             result |= grown
         elif dy < words.shape[1]:

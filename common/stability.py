@@ -14,9 +14,7 @@ import cv2
 import numpy as np
 
 STEP = 3.0  # px, polygon tolerance and longest step along an outline (toolkit cont_th)
-RADII = np.logspace(
-    np.log10(1 / 8), np.log10(2), 5
-)  # rings, in mean distances (toolkit r_inner, r_outer)
+RADII = np.logspace(np.log10(1 / 8), np.log10(2), 5)  # in mean distances (toolkit r_inner, r_outer)
 ANGLES = 12  # sectors (toolkit nbins_theta)
 FACTOR = 5.0  # 'magic number' that brings T to the range of J and F (toolkit)
 TINY = 2.2204e-16  # keeps empty histograms finite (toolkit)
@@ -47,7 +45,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def shape_contexts(points: np.ndarray) -> np.ndarray:
-    """Normalised log-polar histograms of the other points around each: float64 [n, 60]."""
+    """Normalized log-polar histograms of the other points around each: float64 [n, 60]."""
     n = len(points)
     if not n:
         return np.zeros((0, ANGLES * len(RADII)))
@@ -67,9 +65,8 @@ def matching_cost(first: np.ndarray, second: np.ndarray) -> float:
     [m, 60]."""
     costs = np.stack([0.5 * ((row - second) ** 2 / (row + second + TINY)).sum(1) for row in first])
     path = warp(costs)
-    best = min(
-        path[1:] or path, key=lambda p: costs[p]
-    )  # outlines are closed: start after the surest match
+    # outlines are closed: start after the surest match
+    best = min(path[1:] or path, key=lambda p: costs[p])
     shift = (best[0] + 1, best[1] + 1)
     path = warp(np.roll(costs, (-shift[0], -shift[1]), (0, 1)))
     pairs = [((i + shift[0]) % len(first), (j + shift[1]) % len(second)) for i, j in path]

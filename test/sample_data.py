@@ -4,17 +4,19 @@ train on.
     python test/sample_data.py --output=DIR [--sets=davis,davis2017,youtube_vos,coco,vid,det,vot]
 
 Textured, saturated blobs move, deform, pass behind a pillar and leave, over greyish textured
-backgrounds: a small network learns them in a minute and the lesson holds for sequences that it has
-not seen. The same seed draws the same pictures.
+backgrounds: a small network is trained on them in a minute and segments sequences that it has not
+seen. The same seed draws the same images.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -44,16 +46,16 @@ def background(draw: np.random.RandomState) -> np.ndarray:
 
 
 def make_object(draw: np.random.RandomState, number: int) -> dict:
-    """Shape, colours and path of one object."""
+    """Shape, colors and path of one object."""
     hue = (draw.randint(0, 180) + 60 * number) % 180
     texture = noise(draw, HEIGHT, WIDTH, (8, 24))
     hsv = np.stack(
         [np.full_like(texture, hue) + 6 * texture, 215 + 25 * texture, 170 + 60 * texture], -1
     )
     hsv[..., 0] %= 180
-    colours = cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2BGR)
+    colors = cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2BGR)
     return dict(
-        colours=colours,
+        colors=colors,
         radius=draw.uniform(26, 42),
         start=np.array([draw.uniform(70, WIDTH - 70), draw.uniform(55, HEIGHT - 55)]),
         speed=draw.uniform(-5, 5, 2) * (1, 0.5),
@@ -66,26 +68,21 @@ def make_object(draw: np.random.RandomState, number: int) -> dict:
 def outline(item: dict, t: int) -> np.ndarray:
     """The object's outline at frame t, int32 [64, 2] (x, y)."""
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    radius = item['radius'] * (
-        1
-        + sum(
-            wave * np.cos((k + 2) * angle + phase + turn * t)
-            for k, (wave, phase, turn) in enumerate(
-                zip(item['waves'], item['phases'], item['turn'])
-            )
-        )
-    )
-    centre = item['start'] + item['speed'] * t
-    return np.round(centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(
-        np.int32
-    )
+    ripple = 0
+    waves = zip(item['waves'], item['phases'], item['turn'])
+    for k, (wave, phase, turn) in enumerate(waves, 2):
+        ripple = ripple + wave * np.cos(k * angle + phase + turn * t)
+    center = item['start'] + item['speed'] * t
+    directions = np.stack([np.cos(angle), np.sin(angle)], 1)
+    points = center + (item['radius'] * (1 + ripple))[:, None] * directions
+    return np.round(points).astype(np.int32)
 
 
 def clip(draw: np.random.RandomState, frames: int, objects: int, leaving: bool = False):
-    """Pictures uint8 [HEIGHT, WIDTH, 3] BGR and masks uint8 [HEIGHT, WIDTH] of one sequence.
+    """Images uint8 [HEIGHT, WIDTH, 3] BGR and masks uint8 [HEIGHT, WIDTH] of one sequence.
 
     Later objects are in front; every other sequence has a grey pillar in front of all. With
-    `leaving`, the last object is out of the picture in the last frames.
+    `leaving`, the last object is out of the image in the last frames.
     """
     scene, pan = background(draw), draw.uniform(0, 4)
     items = [make_object(draw, i) for i in range(objects)]
@@ -100,8 +97,8 @@ def clip(draw: np.random.RandomState, frames: int, objects: int, leaving: bool =
             inside = np.zeros_like(mask)
             cv2.fillPoly(inside, [outline(item, t)], 1)
             shift = np.round(item['speed'] * t).astype(int)
-            colours = np.roll(item['colours'], (shift[1], shift[0]), (0, 1))
-            image[inside > 0], mask[inside > 0] = colours[inside > 0], number
+            colors = np.roll(item['colors'], (shift[1], shift[0]), (0, 1))
+            image[inside > 0], mask[inside > 0] = colors[inside > 0], number
         if pillar is not None:
             image[:, pillar : pillar + 12] = scene[:, :12].astype(np.uint8)
             mask[:, pillar : pillar + 12] = 0
@@ -178,7 +175,7 @@ def draw_youtube_vos(root: Path, draw: np.random.RandomState) -> None:
 
 
 def draw_coco(root: Path, draw: np.random.RandomState) -> None:
-    """A COCO tree: 12 train2017 and 4 val2017 pictures, polygons, one crowd in run-length form a
+    """A COCO tree: 12 train2017 and 4 val2017 images, polygons, one crowd in run-length form a
     set."""
     for split, count in (('train2017', 12), ('val2017', 4)):
         images, annotations = [], []
@@ -201,7 +198,7 @@ def draw_coco(root: Path, draw: np.random.RandomState) -> None:
 
 
 def write_imagenet(root: Path, kind: str, name: str, image, mask) -> None:
-    """One picture of ILSVRC2015 with the boxes of its objects as XML."""
+    """One image of ILSVRC2015 with the boxes of its objects as XML."""
     write_jpeg(root / 'ILSVRC2015' / 'Data' / kind / 'train' / f'{name}.JPEG', image)
     objects = ''
     for number in np.unique(mask[mask > 0]):
@@ -226,7 +223,7 @@ def draw_vid(root: Path, draw: np.random.RandomState) -> None:
 
 
 def draw_det(root: Path, draw: np.random.RandomState) -> None:
-    """ImageNet DET: eight pictures of two subsets, one with folders of categories."""
+    """ImageNet DET: eight images of two subsets, one with folders of categories."""
     for i in range(8):
         image, mask = next(clip(draw, 1, 2))
         place = 'ILSVRC2013_train/n00000001' if i % 2 else 'ILSVRC2014_train_0000'
@@ -310,14 +307,18 @@ def draw(output: str, sets=tuple(SETS), seed: int = 0) -> dict:
             raise FileExistsError(
                 f'{target} is there already and is not this drawing; choose another --output'
             )
-        temporary = target.with_name(f'{folder}.tmp{os.getpid()}')
-        temporary.mkdir(parents=True)
-        function(temporary, np.random.RandomState(seed + list(SETS).index(name)))
-        write_text(temporary / FINISHED, text)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f'.{folder}.', suffix='.tmp', dir=target.parent))
         try:
-            os.rename(temporary, target)
-        except OSError:  # another process was faster
-            shutil.rmtree(temporary)
+            function(temporary, np.random.RandomState(seed + list(SETS).index(name)))
+            write_text(temporary / FINISHED, text)
+            temporary.chmod(0o755)  # mkdtemp's are for the owner alone
+            with contextlib.suppress(OSError):  # another process was faster
+                os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if not marker.is_file():
+            raise FileExistsError(f'{target} could not be put in place; choose another --output')
     return result
 
 
@@ -333,7 +334,7 @@ def main(argv=None) -> int:
     try:
         for name, path in draw(args.output, args.sets.split(','), args.seed).items():
             print(f'{name}: {path}')
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, cv2.error) as error:
         print(f'sample_data: error: {error}', file=sys.stderr)
         return 1
     return 0

@@ -61,9 +61,9 @@ def test_large_masks_equal_the_plain_formula(seed):
     pair = []
     for _ in range(2):
         mask = np.zeros((480, 854), np.uint8)
-        centre = (int(draw.randint(854)), int(draw.randint(480)))
+        center = (int(draw.randint(854)), int(draw.randint(480)))
         cv2.ellipse(
-            mask, centre, (int(draw.randint(5, 500)), int(draw.randint(5, 300))), 30, 0, 360, 1, -1
+            mask, center, (int(draw.randint(5, 500)), int(draw.randint(5, 300))), 30, 0, 360, 1, -1
         )
         pair.append(mask ^ (draw.rand(480, 854) < 0.001).astype(np.uint8))
     assert metrics.db_eval_boundary(*pair) == pytest.approx(plain_f(*pair), abs=1e-15)

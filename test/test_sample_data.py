@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import sample_data
@@ -46,6 +48,51 @@ def test_program(tmp_path, capsys):
     assert sample_data.main([f'--output={tmp_path}', '--sets=coco']) == 0
     assert str(tmp_path) in capsys.readouterr().out
     assert sample_data.main([f'--output={tmp_path}', '--sets=cocoa']) == 1
+
+
+def test_a_drawing_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """A full disk, an error of OpenCV: one message, and the next call draws anew."""
+
+    def fail(error):
+        def draw_part(root, draw):
+            (root / 'half').write_text('half')
+            raise error
+
+        return draw_part
+
+    for error in (OSError('no space left'), cv2.error('of OpenCV'), KeyboardInterrupt()):
+        monkeypatch.setitem(sample_data.SETS, 'coco', ('coco', fail(error)))
+        if isinstance(error, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                sample_data.main([f'--output={tmp_path}', '--sets=coco'])
+        else:
+            assert sample_data.main([f'--output={tmp_path}', '--sets=coco']) == 1
+            assert capsys.readouterr().err == f'sample_data: error: {error}\n'
+        assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert sample_data.main([f'--output={tmp_path}', '--sets=coco']) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ['coco']
+
+
+def test_another_process_that_was_faster(tmp_path, monkeypatch):
+    """Its drawing stays; something else in the place is an error."""
+
+    def overtaken(root, draw):
+        other = tmp_path / 'coco'
+        other.mkdir()
+        (other / 'theirs').write_text('')
+        if finished:
+            (other / sample_data.FINISHED).write_text('')
+
+    monkeypatch.setitem(sample_data.SETS, 'coco', ('coco', overtaken))
+    finished = True
+    sample_data.draw(str(tmp_path), ('coco',))
+    assert (tmp_path / 'coco' / 'theirs').is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ['coco']
+    shutil.rmtree(str(tmp_path / 'coco'))
+    finished = False
+    with pytest.raises(FileExistsError, match='coco could not be put in place'):
+        sample_data.draw(str(tmp_path), ('coco',))
 
 
 def test_objects_move_deform_and_leave(drawn):

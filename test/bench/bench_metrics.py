@@ -49,8 +49,8 @@ def frames(count, share, seed=0, size=(480, 854)):
             y, x = (n % 2 + 0.5) * size[0] / min(count, 2), (n // 2 + 0.5) * size[1] / columns
             ratio = (size[1] / columns) / (size[0] / min(count, 2))
             b = (area / np.pi / ratio) ** 0.5
-            centre = (int(x) + move, int(y) + move // 2)
-            cv2.ellipse(mask, centre, (int(b * ratio), int(b)), draw.rand() * 9, 0, 360, n + 1, -1)
+            center = (int(x) + move, int(y) + move // 2)
+            cv2.ellipse(mask, center, (int(b * ratio), int(b)), draw.rand() * 9, 0, 360, n + 1, -1)
         both.append(mask)
     return both
 

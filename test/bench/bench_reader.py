@@ -55,7 +55,7 @@ def ours(pairs, augment):
     """A function that reads COUNT examples through OSVOS.data as training does."""
     cfg = config.get_config('full')
     cfg.update(pairs=pairs, batch_size=1, device='cpu', workers=1)
-    draws = data.samples(cfg) if augment else None
+    draws = data.training_samples(cfg) if augment else None
 
     def read():
         for pair in pairs:
