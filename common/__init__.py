@@ -1,2 +1,2 @@
-"""What several models share: readers of the data sets, indexed masks, the DAVIS metrics. Nothing
-else."""
+"""What several models share: readers of data sets, masks, videos and weight files, reader processes,
+the DAVIS metrics. Nothing here knows a model."""
