@@ -3,8 +3,10 @@ of the official code and of davisinteractive, and against plain forms."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,19 @@ from recorded.manet_robot import SHAPE, lines, shapes
 from scipy.spatial import cKDTree
 
 from common import davis, masks
-from MANet import backbone, config, data, evaluate, losses, matching, model, robot, session, train
+from MANet import (
+    backbone,
+    config,
+    corrections,
+    data,
+    evaluate,
+    losses,
+    matching,
+    model,
+    robot,
+    session,
+    train,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,7 +55,7 @@ def test_parameters_are_those_of_the_published_network():
     cfg.device = 'cpu'
     with tf.Graph().as_default():
         found = model.embed(tf.zeros([1, 480, 854, 3]), cfg)
-        model.every_variable(cfg)
+        model.make_every_variable(cfg)
         assert found.shape.as_list() == [1, 120, 214, 100]
         sizes = {}
         for v in tf.trainable_variables():
@@ -136,7 +150,7 @@ def test_padded_classes_change_nothing():
         with tf.Graph().as_default(), tf.Session() as run:
             tf.set_random_seed(1)
             there = tf.constant([1.0, 1, 0, 0][:count])
-            logits = model.head(tf.constant(items[:count]), 'dynamic_seghead', cfg, there)
+            logits = model.head(tf.constant(items[:count]), 'dynamic_seghead', cfg, True, there)
             moves = backbone.moving_updates()
             run.run(tf.global_variables_initializer())
             found.append((run.run(logits), run.run(moves)))
@@ -165,7 +179,7 @@ def test_rates_of_the_groups():
             names = 'manet/backbone/conv1/weights', 'manet/dynamic_seghead/conv/weights'
             values = [tf.get_variable(n, [2], initializer=tf.zeros_initializer()) for n in names]
             step = tf.constant(5)
-            optimizer = train.SGD(train.learning_rate(step, cfg), cfg)
+            optimizer = train.make_optimizer(step, cfg)
             run_op = optimizer.apply_gradients([(tf.ones([2]), v) for v in values])
             run.run(tf.global_variables_initializer())
             run.run(run_op)
@@ -175,14 +189,16 @@ def test_rates_of_the_groups():
 
 @pytest.mark.parametrize('nesterov', [True, False])
 def test_momentum_steps_as_pytorch(nesterov):
-    cfg = settings(nesterov=nesterov, momentum=0.9, group0_only=False, train_steps=9)
+    cfg = settings(
+        nesterov=nesterov, momentum=0.9, group0_only=False, train_steps=9, learning_rate=0.1
+    )
     draw = np.random.RandomState(0)
     gradients = draw.randn(3, 4).astype(np.float32)
     p, memory = np.zeros(4), np.zeros(4)
     with tf.Graph().as_default(), tf.Session() as run:
         value = tf.get_variable('manet/aspp/x', [4], initializer=tf.zeros_initializer())
         feed = tf.placeholder(tf.float32, [4])
-        run_op = train.SGD(tf.constant(0.1), cfg).apply_gradients([(feed, value)])
+        run_op = train.make_optimizer(tf.constant(0), cfg).apply_gradients([(feed, value)])
         run.run(tf.global_variables_initializer())
         for g in gradients:
             run.run(run_op, {feed: g})
@@ -194,7 +210,7 @@ def test_momentum_steps_as_pytorch(nesterov):
 def test_nearest_takes_the_floor():
     labels = np.arange(35).reshape(5, 7).astype(np.int32)
     with tf.Graph().as_default(), tf.Session() as run:
-        found = run.run(model.nearest(tf.constant(labels), [3, 4]))
+        found = run.run(model.resize_labels(tf.constant(labels), [3, 4]))
     rows, columns = [0, 1, 3], [0, 1, 3, 5]
     assert np.array_equal(found, labels[np.ix_(rows, columns)])
 
@@ -224,7 +240,7 @@ def test_instances_are_counted_and_listed(tree, tmp_path):
 @pytest.mark.parametrize('stage', [1, 2])
 def test_examples_have_their_shapes_and_repeat(tree, stage):
     cfg = example_settings(tree, stage=stage)
-    shapes, types = data.signature(cfg)
+    shapes, types = data.example_types(cfg)
     first, again = (list(data.examples(cfg, 0, 1, False))[:8] for _ in range(2))
     for part in (0, 1):
         assert set(first[0][part]) == set(shapes[part])
@@ -237,7 +253,7 @@ def test_examples_have_their_shapes_and_repeat(tree, stage):
     if stage == 2:
         assert all((f['strokes'] >= 0).any() and not f['previous'].any() for f, _ in first[:4])
         assert {-1} < set(np.unique(features['strokes']))
-    assert {int(f['there'].sum()) for f, _ in first} == {3, 4}
+    assert {int(f['present'].sum()) for f, _ in first} == {3, 4}
 
 
 @pytest.fixture(scope='module')
@@ -255,14 +271,14 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize('seed', manet_examples.SEEDS)
 def test_triples_are_the_official_ones(made, official_examples, seed):
     cfg = example_settings(str(made), size=manet_examples.SIDE, height=0, damage=False)
-    draws = random.Random(seed), np.random.RandomState(seed)
-    features, labels = data.triple('a', cfg, draws)
+    draws = data.Draws(random.Random(seed), np.random.RandomState(seed))
+    features, labels = data.propagation_example('a', cfg, draws)
     wanted = official_examples[f'labels{seed}']
     for mine, theirs in zip((features['reference'], features['previous'], labels['label']), wanted):
         assert np.array_equal(mine, theirs)
     difference = features['images'] - official_examples[f'images{seed}'].astype(np.float32)
     assert np.abs(difference).max() < 0.2  # recorded in float16
-    found = data.damaged(features['previous'], draws[1])
+    found = data.damage_mask(features['previous'], draws.numpy)
     wrong = (found != official_examples[f'damaged{seed}']).sum()
     assert wrong <= 10  # of 1,600; subpixel warps
 
@@ -272,16 +288,16 @@ def test_crops_with_strokes_are_the_official_ones(made, official_examples, seed)
     picture = masks.read_image(str(made / 'JPEGImages' / '480p' / 'a' / '00000.jpg'))
     cfg = settings(size=manet_examples.SIDE)
     for name, tries in (('None', data.ENDLESS), ('10', 10)):
-        draws = random.Random(seed), np.random.RandomState(seed)
+        draws = data.Draws(random.Random(seed), np.random.RandomState(seed))
         labels = [manet_examples.strokes()]
-        _, labels = data.changed([picture.astype(np.float32)], labels, cfg, draws, tries)
+        _, labels = data.augment([picture.astype(np.float32)], labels, cfg, draws, tries)
         assert np.array_equal(labels[0], official_examples[f'strokes{name}{seed}'])
 
 
 @pytest.mark.parametrize('seed', manet_examples.SEEDS)
 def test_rough_masks_are_the_official_ones(made, official_examples, seed):
     ids = masks.read_mask(str(made / 'Annotations' / '480p' / 'a' / '00001.png'))
-    found = session.roughened((ids == 1).astype(np.int32), random.Random(seed), 0.3)
+    found = corrections.distort_mask((ids == 1).astype(np.int32), random.Random(seed), 0.3)
     theirs = official_examples[f'rough{seed}']
     assert (found != theirs).mean() < 0.02  # at borders: theirs mixes labels
     assert found.any() == theirs.any()
@@ -292,7 +308,7 @@ def test_damage_moves_objects_a_little():
     label[20:50, 30:70], label[55:70, 80:110] = 1, 2
     overlaps = []
     for seed in range(20):
-        found = data.damaged(label, np.random.RandomState(seed))
+        found = data.damage_mask(label, np.random.RandomState(seed))
         for k in (1, 2):
             a, b = found == k, label == k
             overlaps.append((a & b).sum() / (a | b).sum())
@@ -300,20 +316,20 @@ def test_damage_moves_objects_a_little():
     dot = np.zeros((40, 40), np.int32)
     dot[20, 20] = 3  # one pixel may vanish: the label stays
     for seed in range(10):
-        assert set(np.unique(data.damaged(dot, np.random.RandomState(seed)))) <= {0, 3}
+        assert set(np.unique(data.damage_mask(dot, np.random.RandomState(seed)))) <= {0, 3}
 
 
 def test_crops_show_an_object(tree):
     cfg = example_settings(tree, size=40)
     for n in range(6):
-        features, _ = data.triple('drawn-b', cfg, (random.Random(n),
-                                                         np.random.RandomState(n)))  # fmt: skip
+        draws = data.Draws(random.Random(n), np.random.RandomState(n))
+        features, _ = data.propagation_example('drawn-b', cfg, draws)
         assert features['images'].shape == (3, 40, 40, 3)
 
 
 def test_pixels_of_strokes_are_the_packages(strokes):
     for seed in range(6):
-        found = robot.rasterised([lines(seed)], (37, 53))[0]
+        found = robot.rasterize([lines(seed)], (37, 53))[0]
         assert np.array_equal(found, strokes[f'pixels{seed}'])
 
 
@@ -338,8 +354,8 @@ def test_robot_draws_as_the_package(strokes):
 def test_robot_leaves_a_right_mask_alone():
     truth, _ = shapes(0)
     found = robot.interact('a', truth[None], truth[None], 0, 2)
-    assert found['scribbles'] == [[]] and robot.annotated(found) == []
-    first = robot.first('a', truth, 2)['scribbles'][0]
+    assert found['scribbles'] == [[]] and robot.annotated_frames(found) == []
+    first = robot.first_scribbles('a', truth, 2)['scribbles'][0]
     assert {s['object_id'] for s in first} == {1, 2}
     for stroke in first:  # along the middle of the object
         inside = [truth[int(y * SHAPE[0]), int(x * SHAPE[1])] for x, y in stroke['path'][::50]]
@@ -360,9 +376,9 @@ def test_scribble_files_are_checked(tmp_path):
     ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
-            robot.read(str(path))
-    with pytest.raises(FileNotFoundError, match='no scribbles at'):
-        robot.read(str(tmp_path / 'absent.json'))
+            robot.read(str(path), 1)
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        robot.read(str(tmp_path / 'absent.json'), 1)
 
 
 def test_enlarged_aligns_corners():
@@ -370,7 +386,7 @@ def test_enlarged_aligns_corners():
     for size in ((12, 7), (5, 1)):
         with tf.Graph().as_default(), tf.Session() as run:
             wanted = run.run(tf.image.resize_bilinear(image[None], size, align_corners=True))[0]
-        np.testing.assert_allclose(session.enlarged(image, size), wanted, atol=1e-6)
+        np.testing.assert_allclose(session.resize_logits(image, size), wanted, atol=1e-6)
 
 
 def test_rough_region():
@@ -383,27 +399,34 @@ def test_rough_region():
     assert (session.rough_region(labels, 99)[-1] == 0).all()  # the last row is never inside
 
 
-def fake_network(log, count=3, cells=(6, 8)):
+class FakeNetwork:
     """Parts that answer with numbers by which the rounds can be followed."""
 
-    def network(name, classes, size, values):
-        log.append((name, {k: np.asarray(v) for k, v in values.items()}))
-        shape = (*cells, count)
-        if name == 'interact':
-            return np.eye(count)[1] + np.zeros(shape), np.full(shape, 0.9, np.float32)
-        if name == 'match':
-            n = sum(key == 'match' for key, _ in log)
-            return np.full(shape, 1 / n, np.float32), np.full(shape, n / 100, np.float32)
-        return np.eye(count)[2] + np.zeros(shape)
+    def __init__(self, log, count=3, cells=(6, 8)):
+        self.log, self.count, self.shape = log, count, (*cells, count)
 
-    return network
+    def note(self, name, values):
+        self.log.append((name, {k: np.asarray(v) for k, v in values.items()}))
+
+    def interact(self, count, **values):
+        self.note('interact', values)
+        return np.eye(self.count)[1] + np.zeros(self.shape), np.full(self.shape, 0.9, np.float32)
+
+    def match(self, count, **values):
+        self.note('match', values)
+        n = sum(key == 'match' for key, _ in self.log)
+        return tuple(np.full(self.shape, x, np.float32) for x in (1 / n, n / 100))
+
+    def propagate(self, count, **values):
+        self.note('propagate', values)
+        return np.eye(self.count)[2] + np.zeros(self.shape)
 
 
 def test_rounds_and_memories():
     """Order outward; least global map kept; of the last two local maps the nearer round's."""
     log, cfg = [], settings(roi=2)
     embeddings = np.arange(5)[:, None, None, None] + np.zeros((5, 6, 8, 4), np.float32)
-    run = session.Session(fake_network(log), cfg, embeddings, (12, 16), 2)
+    run = session.Session(FakeNetwork(log), cfg, embeddings, (12, 16), 2)
     strokes = -np.ones((6, 8), np.int32)
     strokes[2, 2] = 1
     found = run.play(strokes, 2)
@@ -418,9 +441,9 @@ def test_rounds_and_memories():
     del log[:]
     run.play(strokes, 0)  # frame 4 is farther now, frame 1 as near, 3 farther
     parts = {float(v['embedding'][0, 0, 0]): v for k, v in log if k == 'propagate'}
-    assert np.allclose(parts[4.0]['local'], 0.02) and np.allclose(parts[1.0]['local'], 0.03)
-    assert np.allclose(parts[2.0]['local'], 0.02)  # annotated before: no map of then
-    assert np.allclose(parts[2.0]['global'], 0.5)  # match 2 of this log, 0.9 of its strokes
+    assert np.allclose(parts[4.0]['local_map'], 0.02) and np.allclose(parts[1.0]['local_map'], 0.03)
+    assert np.allclose(parts[2.0]['local_map'], 0.02)  # annotated before: no map of then
+    assert np.allclose(parts[2.0]['global_map'], 0.5)  # match 2 of this log, 0.9 of its strokes
     second = next(v for k, v in log if k == 'interact')
     assert (second['previous'] == 2).all()
     matches = [v for k, v in log if k == 'match']
@@ -435,7 +458,7 @@ def test_rounds_and_memories():
 
 def test_one_frame_is_a_video():
     cfg = settings(roi=2)
-    run = session.Session(fake_network([]), cfg, np.zeros((1, 6, 8, 4), np.float32), (12, 16), 2)
+    run = session.Session(FakeNetwork([]), cfg, np.zeros((1, 6, 8, 4), np.float32), (12, 16), 2)
     strokes = np.ones((6, 8), np.int32)
     assert (run.play(strokes, 0) == 1).all() and run.rounds == 1
 
@@ -458,13 +481,13 @@ def test_evaluation_follows_the_protocol():
     truth = np.stack([shapes(0)[0]] * 4)
     truth[3] = np.where(truth[3] == 2, 0, truth[3])
     cfg, clock = settings(interactions=4), iter(np.arange(0, 1000, 2.0))
-    first = {'scribbles': [robot.first('a', truth[1], 2)['scribbles'][0] if t == 1 else []
+    first = {'scribbles': [robot.first_scribbles('a', truth[1], 2)['scribbles'][0] if t == 1 else []
                            for t in range(4)]}  # fmt: skip
     run = Corrected(truth)
     rows = evaluate.evaluate_sample(run, truth, 'a', first, cfg, lambda: next(clock))
-    assert [r[0] for r in rows] == [1, 2, 3, 4] and [r[1] for r in rows] == [2.0] * 4
+    assert [r.number for r in rows] == [1, 2, 3, 4] and [r.seconds for r in rows] == [2.0] * 4
     assert run.frames == [1, 0]  # worst of round 1 is frame 0; then all is right
-    assert np.allclose(rows[0][2][:3, :, 0], [1, 0]) and np.allclose(rows[3][2], 1)
+    assert np.allclose(rows[0].scores[:3, :, 0], [1, 0]) and np.allclose(rows[3].scores, 1)
     clock = iter(np.arange(0, 1000, 300.0))
     rows = evaluate.evaluate_sample(Corrected(truth), truth, 'a', first, cfg, lambda: next(clock))
     assert rows == []  # 600 s, more than 30 s x 4 x 2 objects
@@ -495,7 +518,7 @@ def test_a_session_scores_as_the_package(strokes, metric):
             first = manet_robot.scribbles(name, truth)
             rows = evaluate.evaluate_sample(run, truth, name, first, cfg, clock.time)
             assert run.frames == strokes[f'{metric}/frames/{name}{sample}'].tolist()
-            scores = np.stack([row[2] for row in rows])
+            scores = np.stack([row.scores for row in rows])
             theirs = strokes[f'{metric}/scores/{name}{sample}']
             np.testing.assert_allclose(scores, theirs, rtol=0, atol=1e-9)
             found[name, sample] = run.count - 1, rows
@@ -508,10 +531,14 @@ def test_a_session_scores_as_the_package(strokes, metric):
 
 def test_curve_by_hand():
     cfg = settings(interactions=3)
+    row = lambda n, seconds, scores: evaluate.Interaction(n, seconds, 0.0, scores)  # noqa: E731
     scores = lambda *values: np.array(values, float)[None, :, None] * [1, 0.5]  # noqa: E731
     found = {
-        ('a', 1): (2, [(1, 10.0, scores(0.2, 0.4)), (2, 20.0, scores(0.6, 0.6))]),
-        ('b', 1): (1, [(1, 30.0, scores(0.9)), (2, 10.0, scores(0.9)), (3, 30.0, scores(1.0))]),
+        ('a', 1): (2, [row(1, 10.0, scores(0.2, 0.4)), row(2, 20.0, scores(0.6, 0.6))]),
+        ('b', 1): (
+            1,
+            [row(1, 30.0, scores(0.9)), row(2, 10.0, scores(0.9)), row(3, 30.0, scores(1.0))],
+        ),
     }
     summary = evaluate.curve(found, cfg)
     t, v = [0, 20, 35, 50, 135], [0, 0.5, 0.7, 2.2 / 3, 2.2 / 3]
@@ -526,29 +553,188 @@ def test_curve_by_hand():
 
 def test_worst_frame():
     scores = np.array([[0.5], [0.1], [0.3]])
-    assert evaluate.worst(scores, []) == 1 and evaluate.worst(scores, [1]) == 2
-    assert evaluate.worst(scores, [0, 1, 2]) == 1
+    assert evaluate.worst_frame(scores, []) == 1 and evaluate.worst_frame(scores, [1]) == 2
+    assert evaluate.worst_frame(scores, [0, 1, 2]) == 1
 
 
 def test_samples_are_checked(tree, tmp_path):
-    found = data.samples(tree, 'drawn-x', 2)
-    assert len(found) == 1 and len(robot.annotated(found[0][1])) == 1
+    truth = evaluate.read_truth(tree, 'drawn-x', '2017')
+    found = data.samples(tree, 'drawn-x', truth, 2)
+    assert len(found) == 1 and len(robot.annotated_frames(found[0][1])) == 1
     for name in ('JPEGImages', 'Annotations', 'ImageSets'):
         (tmp_path / name).symlink_to(Path(tree) / name)
     folder = tmp_path / 'Scribbles' / 'drawn-x'
     folder.mkdir(parents=True)
     stroke = {'path': [[0.1, 0.1], [0.5, 0.5]], 'object_id': 1}
     for content, message in (
-        ({'sequence': 'other', 'scribbles': [[]] * 10}, "of sequence 'other'"),
+        ({'sequence': 'other', 'scribbles': [[stroke]] + [[]] * 9}, "of sequence 'other'"),
         ({'scribbles': [[stroke]]}, 'has 1 frames'), ({'scribbles': [[]] * 10}, 'has no stroke'),
     ):  # fmt: skip
         (folder / '001.json').write_text(json.dumps(content))
         with pytest.raises(ValueError, match=message):
-            data.samples(str(tmp_path), 'drawn-x', 2)
+            data.samples(str(tmp_path), 'drawn-x', truth, 2)
     (folder / '001.json').write_text(json.dumps({'scribbles': [[stroke]] + [[]] * 9}))
     (folder / '002.json').write_text(json.dumps({'scribbles': [[]] * 9 + [[stroke]]}))
-    assert [n for n, _ in data.samples(str(tmp_path), 'drawn-x', 2)] == [1, 2]
+    assert [n for n, _ in data.samples(str(tmp_path), 'drawn-x', truth, 2)] == [1, 2]
     cfg = settings(data_path=str(tmp_path), counts={'drawn-x': 2}, height=0)
     t, pixels = data.first_strokes('drawn-x', cfg, random.Random(0))
     assert t in (0, 9) and set(np.unique(pixels)) == {-1, 1}
     assert masks.read_mask(davis.masks(tree, 'drawn-x')[0]).shape == pixels.shape
+
+
+def test_absent_classes_cost_nothing():
+    """Two objects where the data have six: the head runs for three classes, and the answer is that
+    of seven padded ones."""
+    draw = np.random.RandomState(0)
+    features = {
+        'images': draw.randint(0, 255, (1, 1, 32, 32, 3)).astype(np.float32),
+        'strokes': draw.randint(-1, 3, (1, 32, 32)).astype(np.int32),
+        'previous': np.zeros((1, 32, 32), np.int32),
+        'present': np.array([[1, 1, 1, 0, 0, 0, 0]], np.float32),
+    }
+    found, items = {}, {}
+    for device in ('cpu', 'atc'):  # the last with static shapes, as on the NPU
+        cfg = settings(device=device, stage=2, channels=0.05, blocks=[1, 1, 1, 1], size=32)
+        with tf.Graph().as_default() as graph, tf.Session() as run:
+            tf.set_random_seed(1)
+            logits = model.network({k: tf.constant(v) for k, v in features.items()}, cfg, True)
+            run.run(tf.global_variables_initializer())
+            for variable in tf.global_variables():
+                if 'weights' in variable.op.name:
+                    seeded = np.random.RandomState(len(variable.op.name)).randn(*variable.shape)
+                    variable.load(seeded.astype(np.float32) * 0.1, run)
+            name = next(
+                op.name
+                for op in graph.get_operations()
+                if 'inter_seghead' in op.name and op.type == 'DepthwiseConv2dNative'
+            )
+            answers, first = run.run([logits['logits'], f'{name}:0'])
+            found[device], items[device] = answers, len(first)
+    assert items == {'cpu': 3, 'atc': 7} and found['cpu'].shape == (1, 8, 8, 7)
+    np.testing.assert_allclose(found['cpu'][..., :3], found['atc'][..., :3], atol=1e-3)
+    assert found['cpu'][..., 3:].max() < -9000
+
+
+def test_objects_that_come_later_have_no_loss(tmp_path):
+    """An id above those of the first mask is void: its logit is ABSENT lower."""
+    ids = np.array([[0, 1, 2, 3, 255]], np.uint8)
+    masks.write_mask(str(tmp_path / 'm.png'), ids)
+    assert data.read_label(str(tmp_path / 'm.png'), '2017', 2).tolist() == [[0, 1, 2, 255, 255]]
+    assert data.read_label(str(tmp_path / 'm.png'), '2016').tolist() == [[0, 1, 1, 1, 255]]
+
+
+def test_the_first_round_pays_for_the_embedding():
+    truth = np.stack([shapes(0)[0]] * 4)
+    cfg, clock = settings(interactions=2), iter(np.arange(0, 1000, 2.0))
+    first = robot.interact('a', truth, np.zeros_like(truth), 0, 2)
+    run = Corrected(truth)
+    rows = evaluate.evaluate_sample(run, truth, 'a', first, cfg, lambda: next(clock), 50.0)
+    assert [(r.seconds, r.embedding) for r in rows] == [(52.0, 50.0), (2.0, 0.0)]
+    official = evaluate.curve({('a', 1): (2, rows)}, cfg)
+    without = evaluate.curve({('a', 1): (2, rows)}, cfg, with_embedding=False)
+    assert official['curve']['time'][:3] == [0, 52, 54]
+    assert without['curve']['time'][:3] == [0, 2, 4] and without['auc'] > official['auc']
+    clock = iter(np.arange(0, 1000, 2.0))  # 30 s x 2 x 2 objects are less than the embedding
+    run = Corrected(truth)
+    assert evaluate.evaluate_sample(run, truth, 'a', first, cfg, lambda: next(clock), 200.0) == []
+
+
+def test_schedule_of_several_cards_sees_as_many_examples(tree, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('RANK_SIZE', '8')
+    flags = [f'--data_path={tree}', f'--output_path={tmp_path}', '--device=cpu', '--preset=full']
+    flags += ['--from_scratch']
+
+    def prepared(*more):
+        args = flags_of_training().parse_args([*flags, *more])
+        cfg = train.cli.configure(args, config.get_config)
+        train.prepare(args, cfg)
+        return cfg
+
+    cfg = prepared()
+    assert (cfg.stage1_steps, cfg.train_steps) == (12625, 25126)
+    assert (cfg.mining_steps, cfg.cycle) == (6250, 113)
+    printed = capsys.readouterr().out
+    assert '8 cards, 8 times the examples an update: stage1_steps 101000 -> 12625' in printed
+    assert 'The learning rate stays 0.0007' in printed
+    cfg = prepared('--steps=201001')  # as it is asked for
+    assert (cfg.stage1_steps, cfg.train_steps) == (101000, 201001)
+    monkeypatch.delenv('RANK_SIZE')
+    assert prepared().train_steps == 201001
+
+
+def flags_of_training():
+    flags = train.cli.parser('')
+    train.cli.add_training_flags(flags)
+    return flags
+
+
+def test_published_weights_are_asked_for(tree, tmp_path):
+    for preset in ('full', 'stage1'):
+        args = flags_of_training().parse_args(
+            [f'--data_path={tree}', f'--output_path={tmp_path}', f'--preset={preset}']
+        )
+        cfg = train.cli.configure(args, config.get_config)
+        with pytest.raises(ValueError, match='model_best.pth.tar, linked in'):
+            train.prepare(args, cfg)
+
+
+def test_rounds_of_another_run_are_refused(tmp_path):
+    cfg = settings(examples=['a'], rounds=3, seed=5)
+    folder = tmp_path / 'rounds'
+    folder.mkdir()
+    kept = {'a/frame': 3, 'a/strokes': np.ones((2, 2)), 'a/mask': np.zeros((2, 2))}
+    np.savez(str(folder / '1.npz'), **kept)  # of before these facts were kept
+    assert corrections.of_round(cfg, str(tmp_path), 1)['a'].frame == 3
+    assert corrections.of_round(cfg, str(tmp_path), 3) is None  # a new cycle
+    facts = f'seed 4, {cfg.cycle} updates a round of 1 sequences'
+    np.savez(str(folder / '1.npz'), made_from=facts, **kept)
+    with pytest.raises(ValueError, match='1.npz was made with seed 4'):
+        corrections.of_round(cfg, str(tmp_path), 1)
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_a_resumed_run_takes_the_same_examples(tree, stage):
+    """Those of updates 0..3 are those of updates 0, 1, then of a run that begins at update 2."""
+    cfg = example_settings(tree, stage=stage, size=24, batch_size=2)
+    jobs = [data._job(cfg, n, True) for n in range(8)]
+    whole = list(itertools.islice(data.examples(cfg, 0, 1, True), 8))
+    cfg.start_step = 2
+    with tf.Graph().as_default(), tf.Session() as run:
+        batch = tf.data.make_one_shot_iterator(data.input_fn(cfg, True)).get_next()
+        later = [run.run(batch) for _ in range(2)]
+    assert len({job[2] for job in jobs}) > 2  # several sequences
+    for number, (features, labels) in enumerate(whole[4:]):
+        update, item = divmod(number, 2)
+        for key, value in {**features, **labels}.items():
+            part = later[update][0] if key in features else later[update][1]
+            assert np.array_equal(part[key][item], value), (number, key)
+
+
+def test_a_broken_frame_is_named(tree, tmp_path):
+    for name in ('Annotations', 'ImageSets'):
+        (tmp_path / name).symlink_to(Path(tree) / name)
+    shutil.copytree(str(Path(tree) / 'JPEGImages'), str(tmp_path / 'JPEGImages'))
+    for path in (tmp_path / 'JPEGImages' / '480p').glob('*/*.jpg'):
+        path.write_bytes(path.read_bytes()[:2000])
+    cfg = example_settings(str(tmp_path))
+    with pytest.raises(ValueError, match=r'\d\d\.jpg is cut off'):
+        next(data.examples(cfg, 0, 1, True))
+
+
+def test_short_scribble_files(tmp_path):
+    """The strokes of one frame, without a list for every other."""
+    stroke = {'path': [[0.1, 0.1], [0.5, 0.5]], 'object_id': 1}
+    path = tmp_path / 's.json'
+    path.write_text(json.dumps({'frame': 2, 'scribbles': [stroke]}))
+    assert robot.read(str(path), 4)['scribbles'] == [[], [], [stroke], []]
+    for content, message in (
+        ({'frame': 4, 'scribbles': [stroke]}, 'frame 4 of a video of 4 frames'),
+        ({'frame': 'a', 'scribbles': [stroke]}, "frame 'a' of a video"),
+        ({'frame': 0, 'scribbles': [[stroke]]}, 'are the strokes of that frame'),
+        ({'frame': 0, 'scribbles': []}, 'has no stroke'),
+        ({'frame': 0, 'scribbles': [{'path': 'x', 'object_id': 1}]}, 'a path is'),
+        ({'scribbles': [[stroke]] * 3}, 'has 3 frames, the video has 4'),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            robot.read(str(path), 4)
