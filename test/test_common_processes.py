@@ -3,6 +3,7 @@ ends; a queue of commands over devices."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -145,9 +146,10 @@ def test_examples_that_are_not_wanted_any_more_end_with_the_readers():
 
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from common import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 
 def task(number):
     time.sleep(600 if number else 0)
@@ -178,8 +180,12 @@ def test_readers_end_with_their_parent(number):
         os.killpg(program.pid, number)
     else:
         program.send_signal(number)
-    output, errors = program.communicate(timeout=60)
-    wait_until(lambda: not any(map(alive, pids)))
+    try:
+        output, errors = program.communicate(timeout=60)
+        wait_until(lambda: not any(map(alive, pids)))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
     if number == signal.SIGINT:
         assert output == 'interrupted\n' and errors == '' and program.returncode == 0
 
