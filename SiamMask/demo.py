@@ -103,6 +103,8 @@ def main(argv=None):
         boxes = {n: tracker.box_of_mask(ids == n) for n in videos.numbers({0: ids})}
     else:
         boxes = {n: parsed_box(text) for n, text in enumerate(args.box, 1)}
+    for box in boxes.values():
+        tracker.check_box(box, image.shape)
     hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')
     with inference.load(prefix, cfg, len(boxes)) as network:
         states = first_states(network, image, boxes, ids)

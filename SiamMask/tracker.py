@@ -78,6 +78,19 @@ def warp_window(image: np.ndarray, window, size: int, border=(0, 0, 0)) -> np.nd
     )
 
 
+def check_box(box, shape) -> None:
+    """ValueError where a box (center x, y, width, height, px) has no area in an image of `shape`
+    (H, W, ...)."""
+    x, y, width, height = (float(v) for v in box)
+    rows, columns = shape[:2]
+    inside = -width / 2 < x < columns + width / 2 and -height / 2 < y < rows + height / 2
+    if not (np.isfinite([x, y, width, height]).all() and width > 0 and height > 0 and inside):
+        raise ValueError(
+            f'box of center {x:g}, {y:g} and size {width:g} x {height:g} has no area in an image '
+            f'of {columns}x{rows}'
+        )
+
+
 def start(network, image: np.ndarray, box) -> dict:
     """State of an object from its box in uint8 [H, W, 3] BGR.
 
@@ -89,15 +102,8 @@ def start(network, image: np.ndarray, box) -> dict:
     Raises:
       ValueError: a box without area, or outside the image.
     """
-    x, y, width, height = (float(v) for v in box)
-    rows, columns = image.shape[:2]
-    inside = -width / 2 < x < columns + width / 2 and -height / 2 < y < rows + height / 2
-    if not (np.isfinite([x, y, width, height]).all() and width > 0 and height > 0 and inside):
-        raise ValueError(
-            f'box of center {x:g}, {y:g} and size {width:g} x {height:g} has no area in an image '
-            f'of {columns}x{rows}'
-        )
-    center, size = np.array([x, y]), np.array([width, height])
+    check_box(box, image.shape)
+    center, size = np.array(box[:2], np.float64), np.array(box[2:], np.float64)
     mean = image.mean((0, 1))
     template = crop_image(image, center, TEMPLATE, int(round(context(size))), mean)
     return dict(kernels=network.embed(template), center=center, size=size, mean=mean, score=1.0)

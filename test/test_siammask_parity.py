@@ -19,7 +19,7 @@ import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import masks
-from SiamMask import backbone, config, convert, data, losses, model, tracker
+from SiamMask import backbone, config, convert, data, inference, losses, model, tracker
 
 RECORDER = Path(__file__).resolve().parent / 'recorded' / 'siammask_official.py'
 VARIANTS = ('base', 'sharp')
@@ -106,7 +106,7 @@ def test_losses_gradients_and_statistics_equal_the_official_ones(recorded, conve
         weight = given['mask_weight'][n, 0]
         found.update(mask=given['mask'][n, 0].astype(np.int8), mask_weight=weight)
         found.update(template=nhwc(recorded['z'])[n], search=x[n])
-        packed.append(data.packed(found, cfg))
+        packed.append(data.pack(found, cfg))
     features, labels = (
         {k: np.stack([p[i][k] for p in packed]) for k in packed[0][i]} for i in (0, 1)
     )
@@ -148,23 +148,25 @@ def test_tracker_equals_the_official_one(recorded, converted, shared_data, recor
               ('place', 'size', 'score', 'polygon', 'mask')}  # fmt: skip
     cfg = settings(variant)
     hyper = tracker.hyper_parameters(cfg, 'vot')
-    network = tracker.Network(cfg, converted[variant])
-    x, y, w, h = recorder.BOX
-    state = tracker.start(network, masks.read_image(str(frames[0])), (x + w / 2, y + h / 2, w, h))
-    for t, path in enumerate(frames[1 : recorder.FRAMES]):
-        if t:  # teacher-forced: rounding is not carried on
-            state.update(place=theirs['place'][t - 1], size=theirs['size'][t - 1])
-        state = tracker.step(network, masks.read_image(str(path)), [state], hyper)[0]
-        np.testing.assert_allclose(state['place'], theirs['place'][t], atol=1e-3)
-        np.testing.assert_allclose(state['size'], theirs['size'][t], atol=1e-3)
-        np.testing.assert_allclose(state['score'], theirs['score'][t], atol=1e-5)
-        threshold = hyper['mask_threshold']
-        near = np.abs(theirs['mask'][t] / 1000 - threshold) <= 1e-3  # rounded when recorded
-        same = (state['mask'] > threshold) == (theirs['mask'][t] / 1000 > threshold)
-        assert (same | near).all()
-        assert np.abs(state['mask'] - theirs['mask'][t] / 1000).max() < 2e-3
-        found, wanted = (in_order(p) for p in (state['polygon'], theirs['polygon'][t]))
-        np.testing.assert_allclose(found, wanted, atol=0.01)
+    with inference.load(converted[variant], cfg) as network:
+        x, y, w, h = recorder.BOX
+        state = tracker.start(
+            network, masks.read_image(str(frames[0])), (x + w / 2, y + h / 2, w, h)
+        )
+        for t, path in enumerate(frames[1 : recorder.FRAMES]):
+            if t:  # teacher-forced: rounding is not carried on
+                state.update(center=theirs['place'][t - 1], size=theirs['size'][t - 1])
+            state = tracker.step(network, masks.read_image(str(path)), [state], hyper)[0]
+            np.testing.assert_allclose(state['center'], theirs['place'][t], atol=1e-3)
+            np.testing.assert_allclose(state['size'], theirs['size'][t], atol=1e-3)
+            np.testing.assert_allclose(state['score'], theirs['score'][t], atol=1e-5)
+            threshold = hyper['mask_threshold']
+            near = np.abs(theirs['mask'][t] / 1000 - threshold) <= 1e-3  # rounded when recorded
+            same = (state['mask'] > threshold) == (theirs['mask'][t] / 1000 > threshold)
+            assert (same | near).all()
+            assert np.abs(state['mask'] - theirs['mask'][t] / 1000).max() < 2e-3
+            found, wanted = (in_order(p) for p in (state['polygon'], theirs['polygon'][t]))
+            np.testing.assert_allclose(found, wanted, atol=0.01)
     print(f'{variant}: moved {np.abs(theirs["place"][-1] - theirs["place"][0])} px')
 
 
@@ -190,12 +192,12 @@ def test_samples_equal_the_official_ones(recorded, variant):
     cfg = settings(variant)
     cfg.datasets = [[name, 20, reach, file] for name, _, reach, file in cfg.datasets]
     sets = data.load_sets({d[0]: os.path.join(crops, d[0]) for d in cfg.datasets}, cfg)
-    cycles = data.picks(sets, cfg.seed)
+    cycles = data.video_cycles(sets, cfg.seed)
     picks = [n for _ in range(3) for n in next(cycles)][:60]
     assert picks == recorded[f'{variant}:sample:pick'].tolist()
     for i in range(12):
         draws = random.Random(i), np.random.RandomState(i)
-        found = EasyDict(data.sample(sets, picks[i], cfg, draws))
+        found = EasyDict(data.make_pair(sets, picks[i], cfg, draws))
         theirs = {
             k: recorded[f'{variant}:sample:{i}:{k}']
             for k in (

@@ -3,7 +3,7 @@
     python test/bench/bench_siammask.py [--crops=CROPS --vot=VOT2018.json]
         [--torch=PYTHON --official=SiamMask]
 
-`frame`: the sharp network's call of one tracked frame (search picture, refine of the best cell) in
+`frame`: the sharp network's call of one tracked frame (search image, refine of the best cell) in
 resident processes that step in turn, here and with --torch in the official PyTorch code; medians of
 process CPU seconds, one thread. `dilated`: gradients of a 3x3, rate 2 convolution against
 tf.nn.convolution. `overlap`: microseconds a pair, against the toolkit's C function called through
@@ -50,22 +50,18 @@ def _tf_step(z, x):
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    from SiamMask import config, model, npu, tracker
+    from SiamMask import config, inference, model
 
     tf.disable_eager_execution()
     one = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-    npu.session = lambda cfg: tf.Session(config=one)
-    tracker.cli.checkpoint_prefix = lambda path: path
-    tracker.cli.match_variables = lambda prefix, variables: variables
-    tf.train.Saver.restore = lambda saver, session, prefix: session.run(
-        tf.global_variables_initializer()
-    )
     cfg = config.get_config('sharp')
     cfg.device = 'cpu'
-    network = tracker.Network(cfg, 'random')
-    kernels = network.learn(z)
+    session = tf.Session(config=one)
+    network = inference.Network(session, cfg, objects=1)
+    session.run(tf.global_variables_initializer())
+    kernels = network.embed(z)
     assert set(kernels) == set(model.BRANCHES)
-    return lambda: network.find([x], [kernels], [np.array([64.0, 64.0])], (0.04, 0.42))
+    return lambda: network.locate([x], [kernels], [np.array([64.0, 64.0])], (0.04, 0.42))
 
 
 def _torch_step(official, z, x):
@@ -204,13 +200,13 @@ def pairs(args) -> None:
     cfg.crops = {d[0]: os.path.join(args.crops, d[0]) for d in cfg.datasets}
     sets, count, times = data.load_sets(cfg.crops, cfg), 60, {'pairs': [], 'decode': []}
     cv2.setNumThreads(1)
-    numbers = next(data.picks(sets, 1))[:count]
+    numbers = next(data.video_cycles(sets, 1))[:count]
     names = sorted(str(p) for p in Path(args.crops).rglob('*.x.jpg'))[: 2 * count]
     for _ in range(args.rounds):
         start = time.process_time()
         for i, pick in enumerate(numbers):
             draws = random.Random(i), np.random.RandomState(i)
-            data.packed(data.sample(sets, pick, cfg, draws), cfg)
+            data.pack(data.make_pair(sets, pick, cfg, draws), cfg)
         middle = time.process_time()
         for name in names:
             cv2.imread(name)
