@@ -17,7 +17,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from recorded.manet_official import OBJECTS, ROUNDS, SIZE, SQUARE, batch, discs, picture, strokes
 
-from MANet import config, convert, model, session, train, weights
+from common import weights
+from MANet import cli, config, convert, inference, model, session, train
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -48,7 +49,7 @@ def network(prefix):
     """The parts of the network with the seeded weights."""
     cfg = config.get_config()
     cfg.device = 'cpu'
-    with session.loaded(cfg, prefix) as found:
+    with inference.load(prefix, cfg) as found:
         yield cfg, found
 
 
@@ -65,7 +66,7 @@ def test_embeddings_equal_the_official_ones(recorded, network):
     """Within twice the distance of the official float32 from its float64."""
     images = np.stack([nhwc(picture(n)) for n in range(3)]).astype(np.float64)
     images = ((images * DEVIATION + MEAN) * 255).astype(np.float32)
-    found = network[1]('embed', 3, SIZE, {'image': images})
+    found = network[1].embed(images)
     exact = nhwc(recorded['embedding64'])
     own = np.abs(nhwc(recorded['embedding']) - exact).max()
     assert np.abs(found - exact).max() < max(2 * own, 1e-4) and exact.std() > 0.1
@@ -77,13 +78,20 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
     e = nhwc(recorded['embedding'])
     answers = {}
 
-    def watched(name, count, size, values):
-        found = parts(name, count, size, values)
-        if name in ('interact', 'propagate'):
-            answers.setdefault(name, []).append(found[0] if name == 'interact' else found)
-        return found
+    class Watched:
+        match = parts.match
 
-    run = session.Session(watched, cfg, e, SIZE, 2)
+        def interact(self, count, **values):
+            found = parts.interact(count, **values)
+            answers.setdefault('interact', []).append(found[0])
+            return found
+
+        def propagate(self, count, **values):
+            found = parts.propagate(count, **values)
+            answers.setdefault('propagate', []).append(found)
+            return found
+
+    run = session.Session(Watched(), cfg, e, SIZE, 2)
     run._mask = lambda logits: None
     masks = [discs(n).astype(np.uint8) for n in range(3)]
 
@@ -106,7 +114,7 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
                 assert relative(logits, theirs) < 1e-3, (number, t)
             memory = recorded[f'memory{number}']
             for t in range(3):
-                assert np.abs(run.nearest[t] - memory[t]).max() < 1e-4, (number, t)
+                assert np.abs(run.global_memory[t] - memory[t]).max() < 1e-4, (number, t)
     finally:
         session.rough_region = original
 
@@ -116,9 +124,9 @@ def updated(prefix: str):
     images, (reference, previous, current) = batch()
     images = (nhwc(images).astype(np.float64) * DEVIATION + MEAN) * 255
     images = images.reshape(3, 2, SQUARE, SQUARE, 3).transpose(1, 0, 2, 3, 4)
-    there = [[1, 1, 1], [1, 1, OBJECTS[1] == 2]]
+    present = [[1, 1, 1], [1, 1, OBJECTS[1] == 2]]
     features = {
-        'images': tf.constant(images, tf.float32), 'there': tf.constant(there, tf.float32),
+        'images': tf.constant(images, tf.float32), 'present': tf.constant(present, tf.float32),
         'reference': tf.constant(reference, tf.int32), 'previous': tf.constant(previous, tf.int32),
     }  # fmt: skip
     cfg = config.get_config()
@@ -126,7 +134,7 @@ def updated(prefix: str):
     labels = {'label': tf.constant(current, tf.int32)}
     spec = train.model_fn(features, labels, tf.estimator.ModeKeys.TRAIN, cfg)
     slots = {v.op.name: v for v in tf.global_variables()}
-    variables = [v for v in slots.values() if train.belongs(v)]
+    variables = [v for v in slots.values() if cli.of_network(v)]
     with tf.Session() as run:
         run.run(tf.global_variables_initializer())
         tf.train.Saver(variables).restore(run, prefix)
@@ -147,12 +155,12 @@ def test_first_update_equals_the_official_one(official, prefix, monkeypatch):
     own, exact = (float(step['loss']) for step in steps)
     assert abs(loss - exact) < max(5 * abs(own - exact), 1e-6 * exact)
     start = weights.read(str(official / 'net.pth'))
-    before = convert.convert(start)[1]
+    before = convert.convert(start, 'official')[0]
     for kind, mine in zip(('value/', 'momentum/'), found):
         recorded = [
             {n[len(kind) :]: v for n, v in step.items() if n.startswith(kind)} for step in steps
         ]
-        single, exact = (convert.convert({**start, **part})[1] for part in recorded)
+        single, exact = (convert.convert({**start, **part}, 'official')[0] for part in recorded)
         names = [n for n in exact if not np.array_equal(exact[n], before[n])]
         norm = np.linalg.norm
         errors = np.array([[norm(x[n] - exact[n]) for x in (mine, single)] for n in names])

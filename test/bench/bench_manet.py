@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS, CHANNELS, CLASSES, REACH = (120, 214), 100, 4, 12
 RATES = {2: (512, 512), 4: (512, 512), 8: (512, 512), 6: (2048, 256), 12: (2048, 256),
          18: (2048, 256)}  # of layer4 and of the pyramid: channels in and out  # fmt: skip
-PICTURES, SIDE = 6, 26  # of a training step of 2 sequences: maps of the last stage
+IMAGES, SIDE = 6, 26  # of a training step of 2 sequences: maps of the last stage
 
 
 def inputs() -> dict:
@@ -80,7 +80,7 @@ def matching(form: str, case: str) -> None:
     given = [feed[key] for key in wanted]
     run = {
         ('ours', 'distances'): lambda q, p: ours.window_distances(q, p, REACH, cfg),
-        ('ours', 'least'): lambda planes, labels: ours.least(planes, labels, CLASSES, cfg, True),
+        ('ours', 'least'): lambda p, labels: ours.window_minima(p, labels, CLASSES, cfg, True),
         ('ours', 'local'): lambda q, p, labels: ours.local_map(q, p, labels, CLASSES, cfg, True),
         ('ours', 'global'): lambda q, r, labels: ours.global_map(q, r, labels, CLASSES, cfg, True),
         ('usual', 'distances'): usual_distances, ('usual', 'least'): usual_least,
@@ -136,22 +136,23 @@ def usual_global(q, r, labels):
 def frame(*_) -> None:
     """Match and propagate of one frame, as session.Session runs them."""
     tf, cfg = prepared()
-    from MANet import session
+    from MANet import inference
 
     values = inputs()
-    feed, (global_, local) = session.BUILDERS['match'](CLASSES, CELLS, cfg)
+    feed, maps = inference.match_graph(cfg, CLASSES, CELLS)
     given = dict(query='query', reference='reference', previous='reference', labels='labels',
                  mask='labels')  # fmt: skip
     values = {feed[key]: values[name] for key, name in given.items()}
-    more, logits = session.BUILDERS['propagate'](CLASSES, CELLS, cfg)
+    more, answer = inference.propagate_graph(cfg, CLASSES, CELLS)
     one = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
     run = tf.Session(config=one)
     run.run(tf.global_variables_initializer())
 
     def step():
-        maps = dict(zip(('global', 'local'), run.run([global_, local], values)))
-        maps.update(embedding=values[feed['query']], mask=values[feed['mask']])
-        run.run(logits, {more[key]: value for key, value in maps.items()})
+        found = run.run(maps, values)
+        given = {'global': found['global_map'], 'local': found['local_map']}
+        given.update(embedding=values[feed['query']], mask=values[feed['mask']])
+        run.run(answer, {more[key]: value for key, value in given.items()})
 
     serve(step)
 
@@ -178,8 +179,8 @@ def dilated(form: str, rate: str) -> None:
     rate = int(rate)
     inputs_, outputs = RATES[rate]
     draw = np.random.RandomState(0)
-    shapes = ((PICTURES, SIDE, SIDE, inputs_), (3, 3, inputs_, outputs),
-              (PICTURES, SIDE, SIDE, outputs))  # fmt: skip
+    shapes = ((IMAGES, SIDE, SIDE, inputs_), (3, 3, inputs_, outputs),
+              (IMAGES, SIDE, SIDE, outputs))  # fmt: skip
     values = [draw.randn(*shape).astype(np.float32) for shape in shapes]
     x, weights, dy = (tf.placeholder(tf.float32, shape) for shape in shapes)
     if form == 'ours':
@@ -292,7 +293,7 @@ def main() -> None:
         if case == 'dilated':
             for rate, (inputs_, outputs) in RATES.items():
                 variants = {f: (here, 'dilated', f, str(rate)) for f in ('ours', 'usual')}
-                flops = 2 * 2 * PICTURES * SIDE * SIDE * 9 * inputs_ * outputs / 1e9
+                flops = 2 * 2 * IMAGES * SIDE * SIDE * 9 * inputs_ * outputs / 1e9
                 say(f'dilated, rate {rate}', interleaved(variants, args.rounds), flops)
             continue
         worker = case if case in ('frame', 'embed', 'gemm') else 'matching'
