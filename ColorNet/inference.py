@@ -40,9 +40,9 @@ def load(checkpoint: str, cfg) -> Iterator[Network]:
     prefix = weights.checkpoint_prefix(checkpoint)
     key = propagation.feature_key(cfg)
     with tf.Graph().as_default() as graph, npu.session(cfg) as session:
-        model.extract(tf.zeros([1, 64, 64, 3]), cfg)  # for its variables
+        size = network_size(64, 64, cfg)
+        feature_graphs, vote_graphs = {size: _feature_graph(size, key, cfg)}, {}
         cli.restore(session, prefix)
-        feature_graphs, vote_graphs = {}, {}
 
         def features(frames):
             size = network_size(*frames.shape[1:3], cfg)
