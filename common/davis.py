@@ -27,8 +27,7 @@ TREE = (
 
 def resolve(root: str, year: str) -> str:
     """The folder that has JPEGImages/480p: `root`, or one named DAVIS, DAVIS2016, DAVIS2017 ... in
-    it. Of several, one that is named after `year` or has its lists in ImageSets comes first, one
-    that is named after the other year last.
+    it. Of several, one that is named after `year` or has its lists in ImageSets comes first.
 
     Raises:
       FileNotFoundError: naming what was tried, the tree expected and where the data are.
@@ -43,9 +42,6 @@ def resolve(root: str, year: str) -> str:
     for path in found:
         lists = os.path.join(path, 'ImageSets', year)
         if path.endswith(year) or (os.path.isdir(lists) and not path.endswith(other)):
-            return path
-    for path in found:
-        if not path.endswith(other):
             return path
     if found:
         return found[0]

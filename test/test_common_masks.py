@@ -165,6 +165,15 @@ def test_first_masks_that_are_no_ids_are_refused_with_a_command_that_mends_them(
     assert sorted(os.listdir(str(tmp_path))) == sorted([name, 'mask.png'])
 
 
+def test_soft_masks_of_a_data_set_are_refused(tmp_path):
+    """255 beside many levels is no void of an id map: the object would be lost."""
+    path = str(tmp_path / 'm.png')
+    save_soft(path, 'anti-aliased')
+    with pytest.raises(ValueError, match='m.png has grey levels up to 2.. beside 255: a soft or'):
+        masks.read_mask(path)
+    assert masks.read_values(path).array.max() == 255
+
+
 def test_jpeg_masks_are_refused(tmp_path):
     path = str(tmp_path / 'm.jpg')
     cv2.imwrite(path, np.where(soft_circle() > 90, 255, 0).astype(np.uint8))
