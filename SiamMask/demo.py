@@ -106,7 +106,7 @@ def main(argv=None):
     for box in boxes.values():
         tracker.check_box(box, image.shape)
     hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')
-    with inference.load(prefix, cfg, len(boxes)) as network:
+    with inference.load(prefix, inference.settings_for(cfg, len(boxes))) as network:
         states = first_states(network, image, boxes, ids)
         cli.say_weights(cfg, prefix)
         output_path = cli.demo_folder(args)

@@ -49,7 +49,7 @@ def run(options, cfg) -> dict:
     todo = evaluate_vot.trackers(options, cfg, benchmark(options, cfg))
     rows = {}
     for prefix, same in itertools.groupby(todo, lambda each: each.checkpoint):
-        with inference.load(prefix, cfg, most) as network:
+        with inference.load(prefix, inference.settings_for(cfg, most)) as network:
             for each in same:
                 folder = cli.writable(options.output_path)
                 if len(todo) > 1:

@@ -135,7 +135,7 @@ def run(options, cfg, benchmark: str) -> dict:
         return rows
     todo = trackers(options, cfg, benchmark)
     for prefix, same in itertools.groupby(todo, lambda each: each.checkpoint):
-        with inference.load(prefix, cfg) as network:
+        with inference.load(prefix, inference.settings_for(cfg, 1)) as network:
             for each in same:
                 folder = cli.writable(os.path.join(output_path, each.name))
                 made = files.fingerprint(f'{prefix}.index')

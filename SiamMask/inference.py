@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from easydict import EasyDict
 
 from common import weights
 
@@ -69,14 +70,18 @@ class Network:
         return {key: np.concatenate([f[key] for f in found])[: len(images)] for key in self.outputs}
 
 
+def settings_for(cfg, count: int) -> EasyDict:
+    """`cfg` for videos of at most `count` objects: a call of the network takes no more of them."""
+    return EasyDict(cfg, objects=max(1, min(count, cfg.objects)))
+
+
 @contextlib.contextmanager
-def load(checkpoint: str, cfg, objects: int = 1) -> Iterator[Network]:
+def load(checkpoint: str, cfg) -> Iterator[Network]:
     """A network with a checkpoint's weights.
 
     Args:
       checkpoint: folder or prefix.
-      cfg: of the network; cfg.objects is the most that one call takes.
-      objects: that are expected in a frame.
+      cfg: of the network; one call takes cfg.objects objects.
 
     Yields:
       A Network.
@@ -86,7 +91,7 @@ def load(checkpoint: str, cfg, objects: int = 1) -> Iterator[Network]:
     """
     prefix = weights.checkpoint_prefix(checkpoint)
     with tf.Graph().as_default(), npu.session(cfg) as session:
-        network = Network(session, cfg, max(1, min(objects, cfg.objects)))
+        network = Network(session, cfg, cfg.objects)
         cli.restore(session, prefix)
         yield network
 

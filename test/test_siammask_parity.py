@@ -148,7 +148,7 @@ def test_tracker_equals_the_official_one(recorded, converted, shared_data, recor
               ('place', 'size', 'score', 'polygon', 'mask')}  # fmt: skip
     cfg = settings(variant)
     hyper = tracker.hyper_parameters(cfg, 'vot')
-    with inference.load(converted[variant], cfg) as network:
+    with inference.load(converted[variant], inference.settings_for(cfg, 1)) as network:
         x, y, w, h = recorder.BOX
         state = tracker.start(
             network, masks.read_image(str(frames[0])), (x + w / 2, y + h / 2, w, h)

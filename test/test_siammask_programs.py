@@ -66,6 +66,7 @@ def settings(folder, preset='smoke_sharp', **changes):
     """The settings that a run was trained with."""
     cfg = config.get_config(preset)
     cfg.update(json.loads((Path(str(folder)) / 'config.json').read_text()), device='cpu')
+    cfg.update(objects=1)
     cfg.update(changes)
     return cfg
 
@@ -352,8 +353,8 @@ def test_objects_that_appear_later_and_more_than_a_call_takes(sharp, drawn):
         given[t][60:100, x : x + 30] = number
     given[0][:5] = 255  # void starts nothing
     hyper = tracker.hyper_parameters(cfg, 'davis')
-    with inference.load(str(sharp), cfg, 5) as network:
-        assert network.objects == 2
+    with inference.load(str(sharp), cfg) as network:
+        assert network.objects == 2 == inference.settings_for(cfg, 5).objects
         steps = list(tracker.segment(network, frames, given, hyper))
         ids = list(inference.segment(network, cfg, frames, given))
         short = list(tracker.segment(network, frames, given, hyper, {9: 1, 4: 2}))
@@ -361,7 +362,7 @@ def test_objects_that_appear_later_and_more_than_a_call_takes(sharp, drawn):
     np.testing.assert_array_equal(steps[0][0], np.where(given[0] == 255, 0, given[0]))
     np.testing.assert_array_equal(ids, [found for found, _ in steps])
     assert [len(states) for _, states in short] == [3, 3, 4, 3]
-    with inference.load(str(sharp), cfg) as one:
+    with inference.load(str(sharp), inference.settings_for(cfg, 1)) as one:
         only = {0: np.where(given[0] == 4, 4, 0)}
         alone = list(tracker.segment(one, frames, only, hyper))
     np.testing.assert_allclose(alone[3][1][4]['center'], steps[3][1][4]['center'], atol=1e-3)
