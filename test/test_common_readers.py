@@ -289,6 +289,7 @@ def test_coco_segmentations_that_are_none_are_named():
         'text',
         {'size': [9, 9]},
         {'size': [9, 9], 'counts': text[:-2]},
+        {'size': [9, 9], 'counts': text + 'o'},
         {'size': [9, 9], 'counts': text[:-1] + 'o'},  # a run that goes on behind the end
         {'size': [9, 9], 'counts': 'é'},
         {'size': [99, 99], 'counts': text},
