@@ -158,10 +158,10 @@ def base_model_of(found: dict, kind: str) -> str:
     return ''
 
 
-def settings_of(arrays: dict, cfg):
-    """The settings of the network that arrays are of: cfg where they fill all of it, None of a
-    backbone."""
-    return cfg if set(arrays) == set(network_shapes(cfg)) else None
+def settings_of(arrays: dict, shapes: dict, cfg):
+    """The settings of the network that arrays are of: cfg where they fill all of its variables
+    {name: shape}, None of a backbone."""
+    return cfg if set(arrays) == set(shapes) else None
 
 
 @cli.program
@@ -174,24 +174,26 @@ def main(argv=None):
     args = flags.parse_args(argv)
     args.device, args.preset = 'cpu', args.preset or 'full'
     cfg = cli.configure(args, get_config)
-    arrays = {}
+    arrays, shapes = {}, {}
     for source in args.source:
         found = weights.read(source)
         kind = args.format or detect(found)
-        cfg.base_model = base_model_of(found, kind) or cfg.base_model
+        base_model = base_model_of(found, kind) or cfg.base_model
+        if not shapes or base_model != cfg.base_model:
+            cfg.base_model = base_model
+            shapes = network_shapes(cfg)
         fix = args.vgg_color_fix == 'on'
         fix = fix or (args.vgg_color_fix == 'auto' and kind in ('slim', 'mobilenet'))
-        new, left_out = convert(found, kind, network_shapes(cfg), fix)
+        new, left_out = convert(found, kind, shapes, fix)
         arrays.update(new)
         cli.say_converted(
             argparse.Namespace(source=source, output=args.output), kind, new, left_out
         )
         print(f'color fix {"on" if fix else "off"}')
-    settings = settings_of(arrays, cfg)
+    settings = settings_of(arrays, shapes, cfg)
     sources = ' and '.join(os.path.basename(source) for source in args.source)
     cli.write_checkpoint(arrays, args.output, settings, sources)
-    total = len(network_shapes(cfg))
-    print(f'{len(arrays)} of the {total} variables of base_model={cfg.base_model}')
+    print(f'{len(arrays)} of the {len(shapes)} variables of base_model={cfg.base_model}')
 
 
 if __name__ == '__main__':

@@ -77,22 +77,22 @@ def decayed_gradients(gradients: list, cfg) -> list:
     return result
 
 
-def stage_root(args, cfg) -> str:
-    """Absolute folder of the tree that the stage trains on, in --data_path.
+def stage_root(root: str, cfg) -> str:
+    """Absolute folder of the tree that the stage trains on, in `root`.
 
     Raises:
       ValueError: no such data set. FileNotFoundError: it is not there.
     """
     if cfg.dataset not in data.SPLITS:
         raise ValueError(f'dataset={cfg.dataset!r}: expected one of {", ".join(data.SPLITS)}')
-    root = cli.data_root(args, cfg)
-    return (
-        coco.resolve(root) if cfg.dataset == 'coco' else videos.resolve(root, cfg.dataset, cfg.year)
-    )
+    if cfg.dataset == 'coco':
+        return coco.resolve(root)
+    return videos.resolve(root, cfg.dataset, cfg.year)
 
 
 def check(root: str, every: bool, cfg) -> dict:
     """Counts of the stage's tree in `root`; see the readers' check()."""
+    root = stage_root(root, cfg)
     if cfg.dataset == 'davis':
         return davis.check(root, cfg.year, every=every)
     return (coco if cfg.dataset == 'coco' else youtube_vos).check(root, every=every)
@@ -110,8 +110,8 @@ def prepare(args, cfg) -> None:
             'those of one size; use --set=scales=[1.0]'
         )
     data.parts(cfg)
-    root = stage_root(args, cfg)
     cfg.data_path = cli.data_root(args, cfg)  # accuracy() looks for DAVIS in it
+    root = stage_root(cfg.data_path, cfg)
     cfg.init_from = checkpoint_to_start_from(args, cfg)
     cache = None if args.dry_run else cfg.cache_path or cli.writable(args.output_path)
     cfg.examples = data.examples(root, cfg, cache)
@@ -175,7 +175,6 @@ def main(argv=None):
     args = flags.parse_args(argv)
     cfg = cli.configure(args, get_config)
     if args.check_data:
-        stage_root(args, cfg)
         cli.check_data(args, cfg, functools.partial(check, cfg=cfg))
         return
     prepare(args, cfg)
