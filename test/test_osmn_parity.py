@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from OSMN import config, convert, evaluate, model, train
+from OSMN import config, convert, inference, model, train
 from OSMN.losses import losses
 
 RECORD = Path(__file__).resolve().parent / 'recorded' / 'osmn_official.py'
@@ -95,8 +95,8 @@ def test_roll_out_equals_the_official_one(official, converted):
     cfg = config.get_config('full')
     cfg.update(device='cpu', test_height=96, test_width=128)
     frames = [np.ascontiguousarray(image[..., ::-1]) for image in data['roll/images']]
-    with evaluate.loaded(cfg, converted['roll']) as network:
-        steps = list(evaluate.roll_out(network, cfg, iter(frames), {0: data['roll/mask']}))
+    with inference.load(converted['roll'], cfg) as network:
+        steps = list(inference.roll_out(network, cfg, frames, {0: data['roll/mask']}))
     maps = np.stack([found[1] for _, found in steps[1:]])
     shares = (maps > 0.5).mean((1, 2))
     difference = np.abs(maps - data['roll/maps']).max()
@@ -123,7 +123,7 @@ def test_loss_gradients_and_statistics_equal_the_official_ones(official, convert
         kernels = [v for n, v in variables.items() if n.endswith('/weights')]
         decay = cfg.weight_decay * tf.add_n([tf.nn.l2_loss(v) for v in kernels])
         tf.train.Saver(list(variables.values())).restore(session, converted['osvos'])
-        gradients = [g for g, _ in train.decayed(pairs, cfg)]
+        gradients = [g for g, _ in train.decayed_gradients(pairs, cfg)]
         value, l2, found = session.run([loss, decay, gradients])
         session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
         after = session.run([variables[n] for n in moving])

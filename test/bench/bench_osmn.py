@@ -72,8 +72,8 @@ def plain(tf, model):
     """The segmentation with dense 16-channel transposed convolutions before the fusion."""
     import numpy as np
 
-    def network(features, scales, cfg, training):
-        modulate = model._modulation(features['heat'], scales, cfg, training)
+    def network(features, scales, shifts, cfg, training):
+        modulate = model._modulation(scales, shifts, cfg)
         maps = model.backbone.vgg16(features['image'], cfg, modulate)
         ups = []
         for k in model.SIDES:
@@ -128,25 +128,25 @@ def examples(root: str, dataset: str, count: int) -> dict:
     import numpy as np
 
     from common import masks
-    from OSMN import config, data, train
+    from OSMN import config, data, guides, train
 
     cv2.setNumThreads(1)
     cfg = config.get_config('full' if dataset == 'coco' else 'davis')
-    root = train.READERS[dataset].resolve(root)
-    items = data.examples(root, cfg)
+    items = data.examples(train.stage_root(root, cfg), cfg)
     draw, times = np.random.RandomState(0), {'whole': [], 'decode': []}
     sizes = data.scaled_sizes(cfg)
     for i in range(count):
         item = items[draw.randint(len(items))]
         start = time.process_time()
         if dataset == 'coco':
-            data.load_coco(*item)
+            data.load_coco(item)
         else:
             for path in item[:5]:
                 (masks.read_mask if path.endswith('.png') else masks.read_image)(path)
         times['decode'].append(time.process_time() - start)
         start = time.process_time()
-        data.example(item, sizes[i % len(sizes)], cfg, draw.random_sample(data.DRAWS))
+        numbers = draw.random_sample(guides.COUNT)
+        data.example(item, sizes[i % len(sizes)], cfg, guides.draws_of(numbers))
         times['whole'].append(time.process_time() - start)
     return {name: 1 / statistics.mean(values) for name, values in times.items()}
 
