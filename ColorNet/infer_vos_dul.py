@@ -257,6 +257,7 @@ def main(argv=None):
     cfg.key = propagation.feature_key(cfg)
     root = str(settings.get('DATASET.ROOT', 'data'))
     if not os.path.isdir(root):
+        print(f'DATASET.ROOT {root} of {args.cfg} is not there: data/ is taken', flush=True)
         root = 'data'
     path = find_list(args.infer_list, root)
     found = read_videos(path, root, cfg.key) if path else davis_videos(root, cfg.key)

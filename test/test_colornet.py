@@ -225,8 +225,9 @@ def test_statistics_move_once_a_pass():
         np.testing.assert_allclose(session.run(passes[0][0]), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('resource', [False, True])
 @pytest.mark.parametrize('name', ['adamw', 'adam'])
-def test_optimizers_step_as_pytorch(recorded, name):
+def test_optimizers_step_as_pytorch(recorded, name, resource):
     draw = np.random.RandomState(3)
     start, gradients = draw.randn(2, 6), draw.randn(3, 2, 6) * 10.0 ** -np.arange(1, 7)
     changes = {} if name == 'adamw' else dict(beta1=0.5, beta2=0.999, weight_decay=5e-4)
@@ -234,12 +235,17 @@ def test_optimizers_step_as_pytorch(recorded, name):
     with tf.Graph().as_default(), tf.Session() as session:
         step = tf.train.get_or_create_global_step()
         values = [
-            tf.get_variable(n, initializer=tf.constant(s, tf.float32))
+            tf.get_variable(n, initializer=tf.constant(s, tf.float32), use_resource=resource)
             for n, s in zip(('a/weights', 'a/biases'), start)
         ]
         feed = [tf.placeholder(tf.float32, [6]) for _ in values]
         optimizer = train.AdamW(tf.constant(1e-3), cfg)
         run = optimizer.apply_gradients(list(zip(feed, values)), step)
+        names = {v.op.name for v in tf.global_variables()}  # as in checkpoints made before
+        slots = {f'a/{n}/{slot}' for n in ('weights', 'biases') for slot in ('AdamW', 'AdamW_1')}
+        assert names - {'a/weights', 'a/biases', 'global_step'} == {
+            'beta1_power', 'beta2_power', *slots,
+        }  # fmt: skip
         session.run(tf.global_variables_initializer())
         for n, pair in enumerate(gradients):
             session.run(run, dict(zip(feed, pair)))
