@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common import masks, metrics, stability
+from common import bitplanes, masks, metrics, stability
 
 RECORDED = np.load(Path(__file__).parent / 'recorded' / 'metrics_official.npz')
 
@@ -67,6 +67,20 @@ def test_large_masks_equal_the_plain_formula(seed):
         )
         pair.append(mask ^ (draw.rand(480, 854) < 0.001).astype(np.uint8))
     assert metrics.db_eval_boundary(*pair) == pytest.approx(plain_f(*pair), abs=1e-15)
+
+
+@pytest.mark.parametrize('radius', [1, 2, 3, 8, 17, 36, 71])
+def test_disks_of_every_size_have_no_gaps(radius):
+    """36 is that of a 4K frame; the words of 64 pixels are crossed."""
+    size = 2 * radius + 9
+    mask = np.zeros((2, size, size), np.uint8)
+    mask[0, radius + 4, radius + 4] = mask[1, 0, -1] = 1
+    found = bitplanes._dilate(bitplanes._words(mask), radius).view(np.uint8)
+    found = np.unpackbits(found, axis=2, bitorder='little')[:, :, :size]
+    y, x = np.mgrid[:size, :size]
+    for plane, (row, column) in zip(found, ((radius + 4, radius + 4), (0, size - 1))):
+        expected = (y - row) ** 2 + (x - column) ** 2 <= radius**2
+        assert np.array_equal(plane, expected)
 
 
 @pytest.mark.parametrize('i', range(9))
@@ -175,12 +189,14 @@ def test_bad_results_are_named(trees):
 
 
 def test_void_of_the_annotation_is_background(trees):
-    path = str(trees / 'gt' / 'two' / '00003.png')
-    mask = masks.read_mask(path)
-    before = evaluated(trees, year='2017')
-    mask[50:, 70:] = 255
-    masks.write_mask(path, mask)
-    assert evaluated(trees, year='2017') == before
+    before = {year: evaluated(trees, year=year) for year in ('2016', '2017')}
+    for frame in ('00000.png', '00003.png'):
+        path = str(trees / 'gt' / 'two' / frame)
+        mask = masks.read_mask(path)
+        mask[50:, 70:] = 255
+        masks.write_mask(path, mask)
+    for year in ('2016', '2017'):
+        assert evaluated(trees, year=year) == before[year]
 
 
 def test_results_without_an_annotation_are_left_out_and_said(trees, capsys):
@@ -293,11 +309,16 @@ def test_program_scores_a_split(drawn, tmp_path, capsys):
     assert metrics.main([f'--annotations={root}', *flags, '--split=test-dev']) == 1
     assert "no list of split 'test-dev'" in capsys.readouterr().err
     flags.append('--sequences=drawn-x, drawn-x,')
+    assert metrics.main([f'--annotations={root}', *flags, '--split=train']) == 0
     assert metrics.main([f'--annotations={root}', *flags, '--set=mine']) == 0
     assert len(json.loads((tmp_path / 'out' / 'results.json').read_text())['per_frame']) == 2
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
         'results.json',
-        *(f'{k}_results-{s}.csv' for k in ('global', 'per-sequence') for s in ('val', 'mine')),
+        *(
+            f'{k}_results-{s}.csv'
+            for k in ('global', 'per-sequence')
+            for s in ('val', 'train', 'mine')
+        ),
     }
 
 
