@@ -401,6 +401,21 @@ def test_stability_grows_with_jitter():
     assert np.isnan(stability.instabilities([steady[0], np.zeros_like(steady[0])])).all()
 
 
+def test_stability_is_that_of_closed_outlines():
+    """Points at most 3 px apart; where an outline starts does not matter; five times the cost."""
+    first, second = np.zeros((2, 120, 160), np.uint8)
+    cv2.ellipse(first, (60, 60), (40, 25), 20, 0, 360, 1, -1)
+    cv2.ellipse(second, (70, 60), (30, 35), 50, 0, 360, 1, -1)
+    points = stability.outline(first)
+    steps = np.linalg.norm(points - np.roll(points, -1, 0), axis=1)
+    assert 2 < steps.max() <= 3 and 0 < steps.min()
+    described = [stability.shape_contexts(stability.outline(mask)) for mask in (first, second)]
+    for start in (1, 20, len(points) - 1):
+        assert stability.matching_cost(described[0], np.roll(described[0], start, 0)) == 0
+    cost = stability.matching_cost(*described)
+    assert cost > 0.01 and stability.instabilities([first, second]) == [5 * cost]
+
+
 def test_warp_finds_the_cheapest_path():
     draw = np.random.RandomState(1)
     costs = draw.rand(4, 5)
