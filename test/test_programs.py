@@ -294,7 +294,12 @@ def test_folder_of_another_model_is_refused_by_name(settings, drawn, tmp_path, f
     message = fails(train, *arguments(drawn['davis'], folder, '--steps=6'))
     assert "name 'ColorNet' there, 'OSVOS' here" in message
     assert files_of(folder) == before
-    message = fails(evaluate, f'--checkpoint={folder}', f'--data_path={drawn["davis"]}')
+    flags = [
+        f'--checkpoint={folder}',
+        f'--data_path={drawn["davis"]}',
+        f'--output_path={tmp_path}/r',
+    ]
+    message = fails(evaluate, *flags)
     assert 'ColorNet' in message
     assert os.path.basename(parsed_output()) == 'OSVOS'  # and by default they do not meet
 
