@@ -33,7 +33,7 @@ FORMATS = {  # a name that only this format has
     'osvos': 'osvos/conv1/conv1_1/weights',
     'osvos_pytorch': 'stages.0.0.weight',
     'deeplab': 'conv1_1/w',
-    'deeplab_npy': 'conv1_1',
+    'deeplab_npy': 'conv1_1/weights',
 }
 MARKS = {  # variables that only the network of one base_model has
     'osmn/score/weights': 'lite',
@@ -87,19 +87,6 @@ def _pytorch(name):
     return [f'osmn/seg/upscore-fuse/{leaf}'] if part[0] == 'fuse' and leaf else []
 
 
-def flatten(found: dict) -> dict:
-    """The nested dicts of DeepLab's .npy, {layer: {'weights': array}}, as {'layer/weights':
-    array}."""
-    result = {}
-    for name, value in found.items():
-        value = value.item() if getattr(value, 'dtype', np.dtype('f')).kind == 'O' else value
-        if isinstance(value, dict):
-            result.update({f'{name}/{leaf}': np.asarray(a) for leaf, a in value.items()})
-        else:
-            result[name] = value
-    return result
-
-
 def convert(found: dict, kind: str, shapes: dict, color_fix: bool) -> tuple[dict, list[str]]:
     """({our variable: float32 array}, names left out) of {source name: array}.
 
@@ -113,7 +100,7 @@ def convert(found: dict, kind: str, shapes: dict, color_fix: bool) -> tuple[dict
       ValueError: an OSMN checkpoint lacks variables, or nothing fits the network.
     """
     result, left_out = {}, []
-    for name, array in flatten(found).items():
+    for name, array in found.items():
         array = np.asarray(array, np.float32) if np.ndim(array) else np.zeros(())
         if kind == 'osvos_pytorch' and array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
