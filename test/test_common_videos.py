@@ -189,6 +189,7 @@ def test_scores_of_masks_that_are_replaced_are_put_aside_first(drawn, tmp_path):
 def test_evaluate_youtube_vos_on_the_frames_after_the_first(drawn, tmp_path):
     """Frames 5, 10, 15 of train have masks; the last is scored too."""
     found = videos.find(drawn['youtube_vos'], 'youtube_vos', 'train', '0aaaaaaaaa')
+    assert found[0].shown == {}  # the list of train names the annotated frames: none is left out
     results = videos.evaluate(found, keep_given, str(tmp_path), {}, 'train')
     expected = []
     for path in youtube_vos.masks(drawn['youtube_vos'], '0aaaaaaaaa')[1:]:
