@@ -147,6 +147,8 @@ def read_state(path: str, clip: Clip, facts: dict) -> dict:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'--resume: no such file: {os.path.abspath(path)}')
     try:
+        if not zipfile.is_zipfile(path):  # numpy would leave a traceback behind
+            raise ValueError('no zip')
         with np.load(path) as found:
             kept = {key: found[key] for key in found.files}
         shape, count = kept['masks'].shape, int(kept['count'])

@@ -470,7 +470,7 @@ def test_images_of_strokes(clip, tmp_path):
         assert set(np.unique(found_round.strokes)) == {-1, 1}
 
 
-def official_arrays(paddle=False):
+def official_arrays(paddle=False, cfg=None):
     """Official names with seeded numbers of the narrowest kind: whole-size shapes, few values."""
     leaves = {}
     for part in (convert.NORM, convert.LEAVES):
@@ -479,7 +479,7 @@ def official_arrays(paddle=False):
     if paddle:
         leaves.update(moving_mean='_mean', moving_variance='_variance')
     found = {}
-    for n, (name, shape) in enumerate(convert.network_shapes(config.get_config()).items()):
+    for n, (name, shape) in enumerate(convert.network_shapes(cfg or config.get_config()).items()):
         parts = name.split('/')[1:]
         prefix = 'feature_extracter.' if parts[0] in ('backbone', 'aspp', 'decoder') else ''
         source = prefix + '.'.join([*parts[:-1], leaves[parts[-1]]])
@@ -507,14 +507,19 @@ def test_import_of_named_arrays(tmp_path, fails):
     assert 'unknown weights' in message and "found ['fc']" in message
 
 
+def narrow_settings():
+    cfg = config.get_config()
+    cfg.update(channels=0.05, blocks=[1, 1, 1, 1])
+    return cfg
+
+
 def test_weights_of_coco_beside_numpy_scalars(tmp_path, monkeypatch, capsys):
     """model_best.pth.tar stores best_pred = np.nanmean(...) beside the weights."""
-    narrow = config.get_config()
-    narrow.update(channels=0.05, blocks=[1, 1, 1, 1])
+    narrow = narrow_settings()
     monkeypatch.setattr(convert, 'get_config', lambda *_: narrow)
     arrays = {
         name.replace('feature_extracter.', ''): np.array(array)
-        for name, array in official_arrays().items()
+        for name, array in official_arrays(cfg=narrow).items()
         if name.startswith('feature_extracter.')
     }
     arrays['decoder.last_conv.8.weight'] = np.ones((21, 8, 1, 1), np.float32)  # classifier
@@ -534,7 +539,7 @@ def test_weights_of_coco_beside_numpy_scalars(tmp_path, monkeypatch, capsys):
 
 
 def test_paddle_files_are_read(tmp_path):
-    arrays = official_arrays(paddle=True)
+    arrays = official_arrays(paddle=True, cfg=narrow_settings())
     arrays = {n: np.array(a) for n, a in arrays.items() if a.size < 3e5}
     state = dict(arrays)
     state['StructuredToParameterName@@'] = {n: n for n in arrays}
