@@ -408,7 +408,7 @@ def test_stability_is_that_of_closed_outlines():
     cv2.ellipse(second, (70, 60), (30, 35), 50, 0, 360, 1, -1)
     points = stability.outline(first)
     steps = np.linalg.norm(points - np.roll(points, -1, 0), axis=1)
-    assert 2 < steps.max() <= 3 and 0 < steps.min()
+    assert 2 < steps.max() <= 3 and steps.min() > 0
     described = [stability.shape_contexts(stability.outline(mask)) for mask in (first, second)]
     for start in (1, 20, len(points) - 1):
         assert stability.matching_cost(described[0], np.roll(described[0], start, 0)) == 0

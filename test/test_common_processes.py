@@ -190,6 +190,27 @@ def test_readers_end_with_their_parent(number):
         assert output == 'interrupted\n' and errors == '' and program.returncode == 0
 
 
+def test_idle_readers_end_with_their_parent_on_any_system():
+    """Where the system sends no signal at a parent's death, the end of the pipe tells."""
+    text = PROGRAM.replace('600 if number else 0', '0')
+    text = text.replace(
+        '        next(found)\nexcept', '        list(found)\n        time.sleep(600)\nexcept'
+    )
+    text = text.replace('import processes\n', 'import processes\nprocesses.begin_worker = int\n')
+    pipe = subprocess.PIPE
+    program = subprocess.Popen([sys.executable, '-c', text, str(ROOT)], stdout=pipe)
+    pids = [int(word) for word in program.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(alive, pids))
+    program.kill()
+    program.wait()
+    try:
+        wait_until(lambda: not any(map(alive, pids)))
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
+    program.stdout.close()
+
+
 def command(text):
     return ['/bin/sh', '-c', text]
 
