@@ -11,3 +11,12 @@ Schaub-Meyer, Roth, NeurIPS 2021). Commands, from the folder above this one:
     python -m ColorNet.convert   --source=color_dul_300_M.pkl --output=published/model.ckpt
     python -m ColorNet.export    --checkpoint=run --output_path=exported
 """
+
+import importlib.util
+import os
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: without TensorFlow's
+
+if importlib.util.find_spec('tensorflow') is None:
+    sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')
