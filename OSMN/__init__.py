@@ -11,3 +11,12 @@ from the repository root:
     python -m OSMN.convert  --source=vgg_16.ckpt --output=vgg/model.ckpt
     python -m OSMN.export   --checkpoint=run2 --output_path=exported
 """
+
+import importlib.util
+import os
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: without TensorFlow's
+
+if importlib.util.find_spec('tensorflow') is None:
+    sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')
