@@ -30,7 +30,7 @@ export ASCEND_DEVICE_ID=${ASCEND_DEVICE_ID:-0} ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_
 export DEVICE_INDEX=${DEVICE_INDEX:-$RANK_ID}
 
 # Large freed blocks stay in the process: a fifth off a training step on CPU.
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-1}
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 
 env_usable() {  # a Python 3.7 - 3.11 that can make a venv; a shim of an unselected version is not

@@ -12,3 +12,12 @@ Original code: foolwood/SiamMask (PyTorch). Commands, from the folder above this
     python -m SiamMask.convert   --source=SiamMask_VOT.pth --output=published/model.ckpt
     python -m SiamMask.export    --checkpoint=sharp --output_path=exported
 """
+
+import importlib.util
+import os
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: without TensorFlow's
+
+if importlib.util.find_spec('tensorflow') is None:
+    sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')
