@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import cv2
 
-AHEAD = 8  # examples that are asked of each reader in advance
+AHEAD = 8  # examples that are made in advance, a reader
+DEAD = 'a reader process has died: out of memory? Fewer --set=workers=... take less'
 GRACE = 10  # s that run_queue() leaves commands to end after SIGTERM
 
 
@@ -36,6 +37,7 @@ class Reader(NamedTuple):
 
 
 _READERS = []  # of this process
+_BUSY = set()  # pipes of the readers that are making an example
 _CALLS = itertools.count()  # numbers of the calls of results()
 
 
@@ -66,27 +68,29 @@ def readers(task, count: int) -> Iterator[None]:
             reader.process.terminate()
         for reader in _READERS:
             reader.process.join()
+        _BUSY.clear()
         _READERS = []  # the pipes close with their last user, which may be a thread of tf.data
 
 
 def _serve(task, parents, pipe):
-    """Answers (call, job) by (call, example, error) until the parent's end of the pipe closes."""
+    """Answers (call, number, job) by (call, number, example, error) until the parent's end of the
+    pipe closes."""
     begin_worker()
     for inherited in (parents, *(reader.pipe for reader in _READERS)):
         inherited.close()
     while True:
         try:
-            call, job = pipe.recv()
+            call, number, job = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send((call, task(*job), None))
+            pipe.send((call, number, task(*job), None))
         except Exception as error:
-            answer = (call, traceback.format_exc(), error)
+            where = traceback.format_exc()
             try:
-                pipe.send(answer)
+                pipe.send((call, number, where, error))
             except Exception:  # an error that cannot be pickled
-                pipe.send((*answer[:2], RuntimeError(repr(error))))
+                pipe.send((call, number, where, RuntimeError(repr(error))))
 
 
 def begin_worker() -> None:
@@ -103,46 +107,55 @@ def running() -> bool:
 
 
 def results(jobs: Iterable[tuple]) -> Iterator:
-    """task(*job) of every job, in order, made ahead by the readers, each of them in its turn.
+    """task(*job) of every job, in order, made ahead by the readers.
 
-    Args:
-      jobs: of a few numbers or short texts each.
+    A reader is sent a job only when it has answered the one before: then it is listening, and
+    neither side can wait for the other to empty a full pipe.
 
     Raises:
       RuntimeError: a reader process has died. What `task` raises is raised here.
     """
-    team, call, jobs = list(_READERS), next(_CALLS), iter(jobs)
-    answers = [collections.deque() for _ in team]
-    asked = 0
-    for given in itertools.count():
-        for job in itertools.islice(jobs, given + AHEAD * len(team) + 1 - asked):
-            team[asked % len(team)].pipe.send((call, job))
-            asked += 1
-        if given == asked:
-            return
-        mine = answers[given % len(team)]
-        while not mine:
-            _receive(team, call, answers)
-        example, error = mine.popleft()
-        if error is not None:
-            raise error from RuntimeError(example)  # the traceback in the reader
-        yield example
+    call, jobs, answers = next(_CALLS), iter(jobs), {}
+    asked = given = 0
+    job = next(jobs, None)
+    while job is not None or given < asked:
+        for reader in _READERS:
+            idle = reader.pipe not in _BUSY
+            if idle and job is not None and asked - given < AHEAD * len(_READERS):
+                _send(reader.pipe, (call, asked, job))
+                asked += 1
+                job = next(jobs, None)
+        if given in answers:
+            example, error = answers.pop(given)
+            given += 1
+            if error is not None:
+                raise error from RuntimeError(example)  # the traceback in the reader
+            yield example
+        else:
+            answers.update(_received(call))
 
 
-def _receive(team, call, answers):
-    """Takes what the readers have sent, waiting for at least one; answers to an earlier call of
-    results() are dropped."""
-    ready = connection.wait([reader.pipe for reader in team])
-    for reader, mine in zip(team, answers):
-        if reader.pipe in ready:
-            try:
-                of_call, *answer = reader.pipe.recv()
-            except (EOFError, OSError):
-                raise RuntimeError(
-                    'a reader process has died: out of memory? Fewer --set=workers=... take less'
-                ) from None
-            if of_call == call:
-                mine.append(answer)
+def _send(pipe, question):
+    try:
+        pipe.send(question)
+    except OSError:
+        raise RuntimeError(DEAD) from None
+    _BUSY.add(pipe)
+
+
+def _received(call):
+    """{number of the job: (example, error)} that readers have sent, waiting for at least one;
+    answers to an earlier call of results() are dropped."""
+    found = {}
+    for pipe in connection.wait([reader.pipe for reader in _READERS]):
+        try:
+            of_call, number, *answer = pipe.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(DEAD) from None
+        _BUSY.discard(pipe)
+        if of_call == call:
+            found[number] = answer
+    return found
 
 
 def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:

@@ -77,8 +77,15 @@ def test_jobs_are_taken_no_further_ahead_than_needed():
     with processes.readers(slow_square, 1):
         found = processes.results(jobs())
         assert next(found)[0] == 0
-        assert len(taken) == processes.AHEAD + 1
+        assert 1 < len(taken) <= processes.AHEAD + 2
         found.close()
+
+
+def test_large_jobs_and_large_examples_do_not_wait_for_each_other():
+    """More than a pipe holds, both ways, as MANet's jobs with the strokes of a round are."""
+    with processes.readers(bytes.upper, 2):
+        found = list(processes.results([(b'a' * 3_000_000,)] * 40))
+    assert len(found) == 40 and set(found) == {b'A' * 3_000_000}
 
 
 def test_an_exception_of_the_task_is_raised_in_its_place():
