@@ -93,7 +93,8 @@ def bash(script, *flags, cwd, python=sys.executable, **more):
 
 
 def begun(script, *flags, cwd, python, **more):
-    """Starts a script in a session of its own."""
+    """Starts a script in a session of its own, as a terminal does: with SIGINT not ignored, which
+    it is where the tests run in the background of a shell."""
     return subprocess.Popen(
         ['bash', str(script), *flags],
         cwd=str(cwd),
@@ -101,6 +102,7 @@ def begun(script, *flags, cwd, python, **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -266,40 +268,45 @@ def test_env_puts_its_python_first_once(collection, stub, tmp_path):
     assert python_path == str(collection) and called.startswith('stub: -m x')
 
 
-def test_a_tensorflow_without_estimator_is_not_taken(collection, tmp_path):
+@pytest.fixture
+def bare(tmp_path):
+    """The environment of a machine that has a few tools and no Python."""
+    folder = tmp_path / 'tools'
+    folder.mkdir()
+    for tool in ('bash', 'dirname', 'basename', 'mkdir', 'cmp', 'cat', 'date', 'ls'):
+        (folder / tool).symlink_to(shutil.which(tool))
+    return {'PATH': str(folder), 'HOME': str(tmp_path), 'VENV': str(tmp_path / 'venv')}
+
+
+def sourced(collection, variables):
+    """env.sh in a shell with these environment variables: (exit status, what it printed)."""
+    done = subprocess.run(
+        ['bash', '-c', f'. {collection}/env.sh'],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.returncode, done.stdout.decode()
+
+
+def test_a_tensorflow_without_estimator_is_not_taken(collection, bare, tmp_path):
     """Such as TensorFlow 2.17 on Python 3.12."""
-    python = tmp_path / 'bin' / 'python3'
-    python.parent.mkdir()
+    python = tmp_path / 'python3'
     python.write_text(
         '#!/bin/bash\ncase "$*" in *npu_bridge*) exit 1;; *venv*) exit 1;; '
         '*find_spec*) echo tensorflow_estimator;; esac\n'
     )
     python.chmod(0o755)
-    status, text = bash(
-        collection / 'OSVOS' / 'test' / 'train_full_1p.sh', cwd=tmp_path, python=str(python)
-    )
+    del bare['VENV']
+    status, text = sourced(collection, dict(bare, PYTHON=str(python)))
     assert status == 1
     assert f'{python} has TensorFlow but not tensorflow_estimator' in text
     assert 'no Python 3.7 - 3.11 with venv found' in text
 
 
-def test_no_usable_python_says_how_to_get_one(collection, tmp_path):
-    (tmp_path / 'bin').mkdir()
-    for tool in ('bash', 'dirname', 'basename', 'mkdir', 'cmp', 'cat', 'date', 'ls'):
-        (tmp_path / 'bin' / tool).symlink_to(shutil.which(tool))
-    done = subprocess.run(
-        ['bash', '-c', f'. {collection}/env.sh'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={
-            'PATH': str(tmp_path / 'bin'),
-            'HOME': str(tmp_path),
-            'VENV': str(tmp_path / 'venv'),
-            'PYTHON': '/nowhere/python3.7',
-        },
-    )
-    text = done.stdout.decode()
-    assert done.returncode == 1
+def test_no_usable_python_says_how_to_get_one(collection, bare):
+    status, text = sourced(collection, dict(bare, PYTHON='/nowhere/python3.7'))
+    assert status == 1
     assert 'no Python 3.7 - 3.11' in text and 'pyenv install 3.7.17' in text
 
 
