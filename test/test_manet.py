@@ -600,7 +600,7 @@ def test_absent_classes_cost_nothing():
             logits = model.network({k: tf.constant(v) for k, v in features.items()}, cfg, True)
             run.run(tf.global_variables_initializer())
             for variable in tf.global_variables():
-                if 'weights' in variable.op.name:
+                if variable.op.name.endswith(('weights', 'biases')):
                     seeded = np.random.RandomState(len(variable.op.name)).randn(*variable.shape)
                     variable.load(seeded.astype(np.float32) * 0.1, run)
             name = next(
