@@ -193,8 +193,8 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
 
 def _start(command, log_path, device):
     environment = dict(os.environ, ASCEND_DEVICE_ID=device, RANK_ID='0', RANK_SIZE='1')
-    print(f'device {device}: {os.path.basename(log_path)} begins', flush=True)
     with open(log_path, 'a') as log:
+        print(f'device {device}: {os.path.basename(log_path)} begins', flush=True)
         try:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         except OSError as error:

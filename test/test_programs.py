@@ -430,15 +430,19 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
         command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    for line in process.stdout:
-        if 'begins' in line:
-            break
-    log = next((tmp_path / 'online').glob('*.log'))
-    end = time.monotonic() + 120
-    while time.monotonic() < end and 'variables from' not in log.read_text():
-        time.sleep(0.1)
-    process.terminate()
-    printed, errors = process.communicate(timeout=120)
+    try:
+        for line in process.stdout:
+            if 'begins' in line:
+                break
+        log = next((tmp_path / 'online').glob('*.log'))
+        end = time.monotonic() + 120
+        while time.monotonic() < end and 'variables from' not in log.read_text():
+            time.sleep(0.1)
+        process.terminate()
+        printed, errors = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:  # nothing goes on after a test that fails
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143
     assert errors == 'OSVOS: stopped by a signal; given again, it goes on\n'
     assert 'begins' not in printed and len(list((tmp_path / 'online').glob('*.log'))) == 1
