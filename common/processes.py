@@ -25,6 +25,7 @@ import cv2
 
 AHEAD = 8  # examples that are made in advance, a reader
 DEAD = 'a reader process has died: out of memory? Fewer --set=workers=... take less'
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a program
 GRACE = 10  # s that run_queue() leaves commands to end after SIGTERM
 
 
@@ -56,12 +57,17 @@ def readers(task, count: int) -> Iterator[None]:
     cv2.setNumThreads(1)
     context = multiprocessing.get_context('fork')
     try:
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(task, ours, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            _READERS.append(Reader(process, ours))
+        # A signal waits until a new process has its own handlers, see begin_worker().
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(task, ours, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                _READERS.append(Reader(process, ours))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
     finally:
         for reader in _READERS:  # what they were asked in advance is not wanted
@@ -97,6 +103,7 @@ def begin_worker() -> None:
     """Makes this process one that leaves Ctrl-C to its parent and dies with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with contextlib.suppress(OSError, AttributeError):  # Linux: PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
