@@ -48,6 +48,7 @@ ABOVE_ZERO = (
     'iterations_per_loop', 'guide_size', 'search_size', 'size', 'objects',
 )  # fmt: skip
 NOT_NEGATIVE = ('train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum')
+CHECKPOINT = 'folder or prefix; default: small, the weights that come along'
 
 
 class Stopped(BaseException):
@@ -151,7 +152,7 @@ def add_training_flags(flags: argparse.ArgumentParser) -> None:
     add('--learning_rate', type=float)
     add('--precision_mode', choices=PRECISION_MODES, help='NPU only')
     add('--loss_scale', help="NPU only: 'dynamic', 'none' or a number")
-    text = 'checkpoint (folder or prefix) to start from'
+    text = 'checkpoint (folder or prefix) to start from, or small: the weights that come along'
     add('--init_from', '--ckpt_path', dest='init_from', help=text)
     text = 'take --init_from even where it has less than half of the variables'
     add('--partial_init', action='store_true', help=text)
@@ -177,7 +178,7 @@ def add_evaluation_flags(flags: argparse.ArgumentParser, datasets: tuple) -> Non
     --dataset."""
     add = flags.add_argument
     add('--data_path', help='data tree; default on CPU: drawn data')
-    add('--checkpoint', help='folder or prefix')
+    add('--checkpoint', help=CHECKPOINT)
     add('--output_path', default='results')
     add('--dataset', choices=datasets, help='default: as trained, or davis')
     add('--split', default='', help="default: val, of YouTube-VOS 'valid'")
@@ -197,7 +198,7 @@ def add_demo_flags(flags: argparse.ArgumentParser) -> None:
     """What demo has in every folder."""
     add = flags.add_argument
     add('--input', required=True, help='video file, or folder of frames')
-    add('--checkpoint', required=True, help='folder or prefix')
+    add('--checkpoint', help=CHECKPOINT)
     add('--output_path', help='default: demo/<name of the input>')
     add('--fps', type=float, help="frames a second of overlay.mp4; default: the input's")
 
@@ -223,7 +224,7 @@ def say_converted(args, kind: str, arrays: dict, left_out: list) -> None:
 def add_export_flags(flags: argparse.ArgumentParser) -> None:
     """What export has in every folder."""
     add = flags.add_argument
-    add('--checkpoint', required=True, help='folder or prefix')
+    add('--checkpoint', help=CHECKPOINT)
     add('--output_path', default='exported')
     add('--height', type=positive, help='px; default: of the settings')
     add('--width', type=positive, help='px; default: of the settings')

@@ -2,9 +2,9 @@
 
 Sources: PT = icewaterq/colorNet_DUL (the official code), commit 7ad5a7a; HEAD = its later defaults;
 DUL = visinf/dense-ulearn-vos. `full` is model M with both branches, `dul` dense-ulearn-vos itself,
-`performance` a short timed `full`, `smoke` a narrow S on small images that a laptop trains from
-scratch in minutes. Any value is set with `--set name=value`; `--train_config FILE` takes a JSON of
-the original.
+`performance` a short timed `full`, `small` the narrow S of pretrained/, `smoke` the same on smaller
+images, which a laptop trains from scratch in minutes. Any value is set with `--set name=value`;
+`--train_config FILE` takes a JSON of the original.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from easydict import EasyDict
 
 from common import files
 
-PRESETS = ('full', 'dul', 'performance', 'smoke')
+PRESETS = ('full', 'dul', 'performance', 'small', 'smoke')
 NETWORK = ('model_size', 'is_dul', 'first_kernal_size', 'channels')  # make another network
 MANY = float('inf')
 RANGES = {
@@ -37,7 +37,8 @@ def get_config(preset: str = 'full') -> EasyDict:
     if preset not in PRESETS:
         raise ValueError(f'no preset {preset!r}; there are {", ".join(PRESETS)}')
     cfg = EasyDict(_full())
-    changes = {'dul': _dul, 'performance': _performance, 'smoke': _smoke}
+    changes = {'dul': _dul, 'performance': _performance, 'small': _small,
+               'smoke': _smoke}  # fmt: skip
     cfg.update(changes.get(preset, dict)())
     cfg.preset = preset
     return cfg
@@ -116,6 +117,13 @@ def _dul():  # visinf/dense-ulearn-vos, configs/ytvos.yaml
 
 def _performance():
     return dict(train_steps=500, log_steps=50, checkpoint_steps=500)
+
+
+def _small():
+    return dict(
+        _smoke(), size=128, resize=96, train_steps=1500, log_steps=20, checkpoint_steps=100,
+        keep_checkpoints=4,
+    )
 
 
 def _smoke():

@@ -17,7 +17,7 @@ import numpy as np
 
 from common import files, masks, videos, weights
 
-from . import cli, inference
+from . import cli, inference, pretrained
 from .config import get_config
 from .evaluate import add_propagation_flags, take_propagation_flags
 
@@ -94,7 +94,7 @@ def write_images(network, source: str, count: int, ids: np.ndarray, output_path:
 def facts(args, cfg, prefix: str) -> dict:
     """What the results of this demo are made from, for files.claim()."""
     names = ('key', 'radius', 'context', 'neighbours', 'temperature', 'test_height', 'test_width')
-    settings = {name: cfg[name] for name in names}
+    settings = {'boxes': args.box, **{name: cfg[name] for name in names}}
     return videos.claim_facts(args.input, args.mask, f'{prefix}.index', settings)
 
 
@@ -103,15 +103,18 @@ def main(argv=None):
     """Propagates and draws every frame."""
     flags = cli.parser(__doc__)
     cli.add_demo_flags(flags)
-    flags.add_argument('--mask', required=True, help='PNG of the first frame; ids are objects')
+    flags.add_argument('--mask', help='PNG of the first frame; ids are objects')
+    text = 'x,y,width,height px instead, once an object: GrabCut makes the mask'
+    flags.add_argument('--box', action='append', help=text)
     add_propagation_flags(flags)
     text = 'features.png and matches.png'
     flags.add_argument('--images', '--pictures', dest='images', action='store_true', help=text)
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     take_propagation_flags(args, cfg)
     prefix = weights.checkpoint_prefix(args.checkpoint)
-    ids = masks.first_mask(args.mask, videos.first_frame(args.input).shape[:2])
+    ids = videos.first_ids(args.input, args.mask, args.box)
     for _ in videos.Frames(args.input):  # what is wrong with a video shows before the work
         pass
     with inference.load(prefix, cfg) as network:

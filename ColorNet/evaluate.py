@@ -17,7 +17,7 @@ import numpy as np
 
 from common import videos, weights, youtube_vos
 
-from . import cli, inference
+from . import cli, inference, pretrained
 from .config import HEAD, get_config
 
 DATASETS = ('davis', 'youtube_vos')
@@ -121,8 +121,8 @@ def arguments():
 def main(argv=None):
     """Prints J and F of every object, and J&F."""
     args = arguments().parse_args(argv)
-    if not args.checkpoint and not args.copy:
-        raise ValueError('--checkpoint is needed (or --copy, which needs no network)')
+    if not args.copy:
+        pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     take_propagation_flags(args, cfg)
     if not args.copy:

@@ -15,7 +15,7 @@ import sys
 
 import tensorflow.compat.v1 as tf
 
-from . import cli, inference, model, propagation
+from . import cli, inference, model, pretrained, propagation
 from .config import get_config
 
 SIZE = (480, 854)  # px, of a network that takes frames as they are: DAVIS at 480p
@@ -45,6 +45,7 @@ def main(argv=None):
     cli.add_export_flags(flags)
     flags.add_argument('--votes', action='store_true', help='label propagation of a frame too')
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.device = 'atc'  # no NPU scopes, and no loops
     cfg.test_height = args.height or cfg.test_height or SIZE[0]

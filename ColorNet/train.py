@@ -20,7 +20,7 @@ import sys
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from . import cli, data, evaluate, model, npu
+from . import cli, data, evaluate, model, npu, pretrained
 from .backbone import moving_updates
 from .config import check_settings, from_json, get_config
 from .losses import losses
@@ -208,6 +208,7 @@ def arguments():
 def main(argv=None):
     """Trains; exit status 0 when the last step is in a checkpoint."""
     args = arguments().parse_args(argv)
+    args.init_from = pretrained.resolve(args.init_from)
     cfg = settings(args)
     if args.exp:
         args.output_path = os.path.join('snapshots', args.exp)

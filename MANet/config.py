@@ -2,15 +2,16 @@
 
 Sources: PT = lightas/CVPR2020_MANet (the official code), PD = PaddleVideo's port. `full` trains
 stage 1 (embedding and propagation head), then stage 2 (interaction head); `stage1` and `stage2` are
-one of them, `performance` a short timed `stage1`, `smoke` both stages of a narrow network that a
-laptop trains from scratch in minutes. Any value is set with `--set name=value`.
+one of them, `performance` a short timed `stage1`, `small` both stages of the narrow network of
+pretrained/, `smoke` of one that a laptop trains from scratch in minutes. Any value is set with
+`--set name=value`.
 """
 
 from __future__ import annotations
 
 from easydict import EasyDict
 
-PRESETS = ('full', 'stage1', 'stage2', 'performance', 'smoke')
+PRESETS = ('full', 'stage1', 'stage2', 'performance', 'small', 'smoke')
 NETWORK = ('channels', 'blocks')  # settings that make another network
 RANGES = {
     'height': (0, 4096),             # 0: frames as they are
@@ -52,7 +53,8 @@ def get_config(preset: str = 'full') -> EasyDict:
     if preset not in PRESETS:
         raise ValueError(f'no preset {preset!r}; there are {", ".join(PRESETS)}')
     cfg = EasyDict(_full())
-    changes = {'stage1': _stage1, 'stage2': _stage2, 'performance': _performance, 'smoke': _smoke}
+    changes = {'stage1': _stage1, 'stage2': _stage2, 'performance': _performance,
+               'small': _small, 'smoke': _smoke}  # fmt: skip
     cfg.update(changes.get(preset, dict)())
     cfg.preset = preset
     return cfg
@@ -127,6 +129,14 @@ def _stage2():  # train_stage2.py, from the last checkpoint of stage 1
 
 def _performance():
     return dict(from_scratch=True, train_steps=500, log_steps=50, checkpoint_steps=500)
+
+
+def _small():
+    return dict(
+        _smoke(), channels=0.25, blocks=[1, 2, 3, 1], height=160, size=144, year='2016',
+        max_distance=8, stage1_steps=1200, train_steps=2000, test_height=240, test_width=428, roi=8,
+        log_steps=20, checkpoint_steps=100, cycle=100,
+    )
 
 
 def _smoke():

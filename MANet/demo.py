@@ -24,7 +24,7 @@ import numpy as np
 
 from common import files, masks, videos, weights
 
-from . import cli, inference, robot, session
+from . import cli, inference, pretrained, robot, session
 from .config import get_config
 
 SHEET = 16  # images of a round's contact sheet, at most
@@ -219,6 +219,7 @@ def main(argv=None):
     add('--save_state', help='.npz that --resume goes on from')
     add('--resume', help='.npz of an earlier call')
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.test_width = 0 if args.keep_aspect else cfg.test_width
     prefix = weights.checkpoint_prefix(args.checkpoint)

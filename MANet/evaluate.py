@@ -28,7 +28,7 @@ import tensorflow.compat.v1 as tf
 from common import davis, files, masks, videos, weights
 from common.bitplanes import frame_scores
 
-from . import cli, data, inference, robot, session
+from . import cli, data, inference, pretrained, robot, session
 from .config import get_config
 
 DATASETS = ('davis',)
@@ -398,8 +398,7 @@ def arguments():
 def main(argv=None):
     """Prints J and F a round, AUC and the score at 60 s."""
     args = arguments().parse_args(argv)
-    if not args.checkpoint:
-        raise ValueError('--checkpoint is needed')
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     args.data_path = cli.data_root(args, cfg)
     cli.say_weights(cfg, weights.checkpoint_prefix(args.checkpoint))

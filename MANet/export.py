@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from . import cli, inference
+from . import cli, inference, pretrained
 from .config import get_config
 
 
@@ -26,6 +26,7 @@ def main(argv=None):
     cli.add_export_flags(flags)
     flags.add_argument('--objects', type=cli.positive, default=3, help='that the heads answer for')
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.device = 'atc'  # no NPU scopes, and no loops
     size = args.height or cfg.test_height, args.width or cfg.test_width

@@ -19,7 +19,7 @@ from easydict import EasyDict
 
 from common import davis, weights
 
-from . import cli, corrections, data, evaluate, model, npu
+from . import cli, corrections, data, evaluate, model, npu, pretrained
 from .backbone import moving_updates
 from .config import get_config
 from .losses import losses
@@ -241,6 +241,7 @@ def main(argv=None):
     flags = cli.parser(__doc__)
     cli.add_training_flags(flags)
     args = flags.parse_args(argv)
+    args.init_from = pretrained.resolve(args.init_from)
     cfg = cli.configure(args, get_config)
     if args.check_data:
         cli.check_data(args, cfg, functools.partial(davis.check, year=cfg.year))

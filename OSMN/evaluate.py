@@ -21,7 +21,7 @@ import numpy as np
 from common import files, weights, youtube_vos
 from common import videos as driver
 
-from . import cli, inference, videos
+from . import cli, inference, pretrained, videos
 from .config import get_config
 
 ACCURACY_VIDEOS = 20  # of YouTube-VOS train, the first by name: all 3,471 would take days
@@ -146,8 +146,8 @@ def arguments():
 def main(argv=None):
     """Prints J and F of every object, and J&F."""
     args = arguments().parse_args(argv)
-    if not args.checkpoint and not args.online_path:
-        raise ValueError('--checkpoint or --online_path is needed')
+    if not args.online_path:
+        pretrained.choose(args)
     checkpoint = first_run(args.online_path) if args.online_path else args.checkpoint
     cfg = cli.configure(args, get_config, checkpoint)
     cli.say_weights(cfg, weights.checkpoint_prefix(checkpoint))

@@ -20,7 +20,7 @@ from common import files, masks, processes, weights
 from common import videos as driver
 from common.files import stem
 
-from . import cli, data, train, videos
+from . import cli, data, pretrained, train, videos
 from .config import get_config
 
 
@@ -144,8 +144,7 @@ def main(argv=None):
     """Trains every object asked for; fails where one of them does, after the others have run."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = arguments().parse_args(argv)
-    if not args.checkpoint:
-        raise ValueError('--checkpoint of the parent network is needed: folder or prefix')
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
     root, dataset = cli.data_root(args, cfg), args.dataset or videos.default_dataset(cfg)

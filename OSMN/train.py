@@ -19,7 +19,7 @@ from easydict import EasyDict
 
 from common import coco, davis, videos, youtube_vos
 
-from . import cli, data, evaluate, model, npu
+from . import cli, data, evaluate, model, npu, pretrained
 from .config import get_config
 from .losses import losses
 
@@ -173,6 +173,7 @@ def main(argv=None):
     flags = cli.parser(__doc__)
     cli.add_training_flags(flags)
     args = flags.parse_args(argv)
+    args.init_from = pretrained.resolve(args.init_from)
     cfg = cli.configure(args, get_config)
     if args.check_data:
         cli.check_data(args, cfg, functools.partial(check, cfg=cfg))

@@ -23,7 +23,7 @@ from common import videos as driver
 from common.files import stem
 from common.videos import Video, binary
 
-from . import cli, inference
+from . import cli, inference, pretrained
 from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos', 'youtube_objects')
@@ -178,6 +178,8 @@ def merge_settings(args):
     Raises:
       FileNotFoundError: nothing was noted there and neither flag is given.
     """
+    if args.checkpoint:
+        pretrained.choose(args)
     path = os.path.join(args.output_path, 'scores', 'settings.json')
     if not args.checkpoint and not args.preset:
         if not os.path.isfile(path):

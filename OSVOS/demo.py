@@ -16,7 +16,7 @@ import numpy as np
 
 from common import files, masks, videos, weights
 
-from . import cli, inference, online
+from . import cli, inference, online, pretrained
 from .config import get_config
 
 
@@ -40,19 +40,23 @@ def main(argv=None):
     """Trains on the first frame, then segments and draws every frame."""
     flags = cli.parser(__doc__)
     cli.add_demo_flags(flags)
-    flags.add_argument('--mask', required=True, help='PNG of the first frame; ids are objects')
+    flags.add_argument('--mask', help='PNG of the first frame; ids are objects')
+    text = 'x,y,width,height px instead, once an object: GrabCut makes the mask'
+    flags.add_argument('--box', action='append', help=text)
     flags.add_argument('--online_steps', type=cli.positive, help='updates on the first frame')
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
     parent = weights.checkpoint_prefix(args.checkpoint)
     image = videos.first_frame(args.input)
-    ids = masks.first_mask(args.mask, image.shape[:2])
+    ids = videos.first_ids(args.input, args.mask, args.box)
     check_frames(args.input)
     with inference.load(parent, cfg):
         cli.say_weights(cfg, parent)
     output_path = cli.demo_folder(args)
     facts = {name: cfg[name] for name in (*online.FACTS, 'online_learning_rate', 'threshold')}
+    facts['boxes'] = args.box
     files.claim(output_path, videos.claim_facts(args.input, args.mask, f'{parent}.index', facts))
     image_path, mask_path = first_pair(args, ids, image, output_path)
     with contextlib.ExitStack() as stack:

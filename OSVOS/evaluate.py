@@ -19,7 +19,7 @@ import numpy as np
 
 from common import masks, metrics, videos, weights
 
-from . import cli, inference
+from . import cli, inference, pretrained
 from .config import get_config
 
 DATASETS = ('davis', 'youtube_vos')
@@ -113,8 +113,8 @@ def first_run(online_path: str) -> str:
 def main(argv=None):
     """Prints J and F a sequence, the official means and the mean Dice."""
     args = arguments().parse_args(argv)
-    if not args.checkpoint and not args.online_path:
-        raise ValueError('--checkpoint or --online_path is needed')
+    if not args.online_path:
+        pretrained.choose(args)
     checkpoint = first_run(args.online_path) if args.online_path else args.checkpoint
     cfg = cli.configure(args, get_config, checkpoint)
     cli.say_weights(cfg, weights.checkpoint_prefix(checkpoint))

@@ -13,7 +13,7 @@ import sys
 
 import tensorflow.compat.v1 as tf
 
-from . import cli, model
+from . import cli, model, pretrained
 from .config import get_config
 
 
@@ -31,6 +31,7 @@ def main(argv=None):
     flags = cli.parser(__doc__)
     cli.add_export_flags(flags)
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.device = 'cpu'  # the exported graph carries no NPU scopes
     cfg.height, cfg.width = args.height or cfg.height, args.width or cfg.width

@@ -18,7 +18,7 @@ from easydict import EasyDict
 
 from common import files, masks, processes, videos, weights
 
-from . import cli, data, evaluate, inference, train
+from . import cli, data, evaluate, inference, pretrained, train
 from .config import get_config
 
 FACTS = (  # settings that an online training depends on
@@ -146,8 +146,7 @@ def main(argv=None):
     """Trains every sequence asked for; fails where one of them does, after the others have run."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = arguments().parse_args(argv)
-    if not args.checkpoint:
-        raise ValueError('--checkpoint of the parent network is needed: folder or prefix')
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.online_steps = args.online_steps or cfg.online_steps
     root = cli.data_root(args, cfg)

@@ -2,7 +2,8 @@
 
 Sources: PT = foolwood/SiamMask (the official code), TFP = the Ascend port SiamMask_ID0166. `full`
 is the base stage, `sharp` the refinement stage that follows it, `performance` a short timed `full`,
-`smoke` and `smoke_sharp` a narrow network that a laptop trains from scratch in minutes. Any value
+`small` and `small_sharp` the narrow network of pretrained/, `smoke` and `smoke_sharp` one that a
+laptop trains from scratch in minutes. Any value
 is set with `--set name=value`; `--config FILE` takes a config.json of the original.
 """
 
@@ -14,7 +15,9 @@ from easydict import EasyDict
 
 from common import files
 
-PRESETS = ('full', 'sharp', 'performance', 'smoke', 'smoke_sharp')
+PRESETS = (
+    'full', 'sharp', 'performance', 'small', 'small_sharp', 'smoke', 'smoke_sharp',
+)  # fmt: skip
 NETWORK = ('variant', 'channels', 'blocks', 'optimizer')  # settings that make another checkpoint
 RANGES = {
     'pairs': (1, float('inf')),
@@ -74,7 +77,8 @@ def get_config(preset: str = 'full') -> EasyDict:
     cfg = EasyDict(_full())
     changes = {
         'sharp': _sharp, 'performance': _performance, 'smoke': _smoke,
-        'smoke_sharp': lambda: {**_sharp(), **_smoke(), **_smoke_sharp()},
+        'small': _small, 'smoke_sharp': lambda: {**_sharp(), **_smoke(), **_smoke_sharp()},
+        'small_sharp': lambda: {**_sharp(), **_small(), **_small_sharp()},
     }  # fmt: skip
     cfg.update(changes.get(preset, dict)())
     cfg.preset = preset
@@ -158,6 +162,17 @@ def _sharp():  # PT experiments/siammask_sharp, from the best base checkpoint
 
 def _performance():
     return dict(from_scratch=True, train_steps=500, log_steps=50, checkpoint_steps=500)
+
+
+def _small():  # DAVIS and COCO
+    return dict(
+        _smoke(), search_shift=64.0, train_steps=3000, pairs=24000, log_steps=20, workers=1,
+        datasets=[['davis', 1500, 20, 'train.json'], ['coco', 1500, 1, 'train2017.json']],
+    )  # fmt: skip
+
+
+def _small_sharp():
+    return dict(_smoke_sharp(), train_steps=600, pairs=4800)
 
 
 def _smoke():

@@ -2,7 +2,7 @@
 datasets/siam_mask_dataset.py of the official code).
 
     <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.x.jpg   511 px around the object, BGR
-    <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.m.png   its mask, 0/255: coco, ytb_vos
+    <root>/<set>/crop511/<video>/<frame:06d>.<track:02d>.m.png   its mask, 0/255: WITH_MASKS
     <root>/<set>/train.json                                      video -> track -> frame -> box
 
 Two generators a pair, seeded by its number, are drawn from in the order of the original: the same
@@ -30,7 +30,7 @@ from .losses import targets
 from .model import PATCH, STRIDE, TEMPLATE
 from .tracker import CROP, box_in_crop, warp_window
 
-WITH_MASKS = ('coco', 'ytb_vos')  # sets that have masks (PT)
+WITH_MASKS = ('coco', 'ytb_vos', 'davis')  # sets that have masks (PT)
 COLORS = np.array(  # directions of the color noise, R, G, B gray levels (PT rgbVar)
     [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
      [4.64467907, 4.73710203, 4.88324118]], np.float32

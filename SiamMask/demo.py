@@ -19,19 +19,8 @@ import numpy as np
 
 from common import files, masks, videos, weights
 
-from . import cli, inference, tracker
+from . import cli, inference, pretrained, tracker
 from .config import get_config
-
-
-def parsed_box(text: str) -> tuple:
-    """Center x, y, width, height of 'x,y,w,h'; ValueError otherwise."""
-    try:
-        numbers = [float(value) for value in text.split(',')]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4:
-        raise ValueError(f'--box={text}: expected x,y,width,height in px')
-    return tracker.center_box(numbers)
 
 
 def first_states(network, image: np.ndarray, boxes: dict, ids: np.ndarray | None) -> dict:
@@ -95,6 +84,7 @@ def main(argv=None):
     args = flags.parse_args(argv)
     if bool(args.box) == bool(args.mask):
         raise ValueError('either --box=x,y,width,height (once an object) or --mask=FILE is needed')
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     prefix, ids = weights.checkpoint_prefix(args.checkpoint), None
     image = videos.first_frame(args.input)
@@ -102,7 +92,9 @@ def main(argv=None):
         ids = masks.first_mask(args.mask, image.shape[:2])
         boxes = {n: tracker.box_of_mask(ids == n) for n in videos.numbers({0: ids})}
     else:
-        boxes = {n: parsed_box(text) for n, text in enumerate(args.box, 1)}
+        boxes = {
+            n: tracker.center_box(masks.parse_box(text)) for n, text in enumerate(args.box, 1)
+        }
     for box in boxes.values():
         tracker.check_box(box, image.shape)
     hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')

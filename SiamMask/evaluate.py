@@ -22,7 +22,7 @@ import numpy as np
 from common import davis, files, masks, metrics, videos, weights
 from common.files import stem
 
-from . import cli, evaluate_vot, inference, tracker, vot
+from . import cli, evaluate_vot, inference, pretrained, tracker, vot
 from .config import HYPER, TRACKING, get_config, tracking_settings
 
 DATASETS = ('vot', 'davis', 'youtube_vos')
@@ -241,8 +241,8 @@ def table(rows: dict) -> str:
 def main(argv=None):
     """Prints the table of VOT or of a search, or J and F of every object."""
     args = arguments().parse_args(argv)
-    if not args.checkpoint and not args.results:
-        raise ValueError('--checkpoint is needed, or --results')
+    if not args.results:
+        pretrained.choose(args)
     args.dataset = args.dataset or 'vot'
     args.set = overrides(args) + args.set
     if args.results:

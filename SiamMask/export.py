@@ -17,7 +17,7 @@ import sys
 
 import tensorflow.compat.v1 as tf
 
-from . import cli, model
+from . import cli, model, pretrained
 from .backbone import scaled
 from .config import get_config
 
@@ -69,9 +69,10 @@ def build_pair(cfg):
 def main(argv=None):
     """Exports and prints the ATC commands."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--checkpoint', required=True, help='folder or prefix')
+    flags.add_argument('--checkpoint', help=cli.CHECKPOINT)
     flags.add_argument('--output_path', default='exported')
     args = flags.parse_args(argv)
+    pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     cfg.device = 'atc'  # no NPU scopes, and no forms that only CPUs like
     output_path = cli.writable(args.output_path)

@@ -4,9 +4,9 @@ official code).
     python -m SiamMask.prepare --data_path=DATA --output_path=CROPS [--sets=coco,vid] [--workers=24]
 
 DATA holds the data sets as they are downloaded: coco/annotations, ILSVRC2015/Annotations/DET and
-VID, YouTubeVOS/train. Writes CROPS/<set>/crop511/ and, last, CROPS/<set>/<split>.json. Crops that
-are there already are kept: a broken run goes on where it ended. An image that cannot be read is
-named, left out and counted; with --strict the exit status is then 1.
+VID, YouTubeVOS/train, DAVIS. Writes CROPS/<set>/crop511/ and, last, CROPS/<set>/<split>.json. Crops
+that are there already are kept: a broken run goes on where it ended. An image that cannot be read
+is named, left out and counted; with --strict the exit status is then 1.
 
 The work is many small calls of Python and OpenCV, so it is done in processes.
 """
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from common import coco, files, masks, processes, youtube_vos
+from common import coco, davis, files, masks, processes, youtube_vos
 from common.files import stem
 
 from . import cli, npu
@@ -36,7 +36,7 @@ from .config import BASE_SETS
 from .model import TEMPLATE
 from .tracker import CROP, context, warp_window
 
-SETS = tuple(entry[0] for entry in BASE_SETS)
+SETS = (*(entry[0] for entry in BASE_SETS), 'davis')
 VALIDATION = 3000  # YouTube-VOS train videos from this one on are val.json (PT parse_ytb_vos.py)
 LEAST_AREA = 1000  # px, smaller objects of YouTube-VOS are left out (PT parse_ytb_vos.py)
 CHECKED = 50  # images of a set that --check_data decodes
@@ -44,6 +44,7 @@ EVERY = 10  # s between two lines of progress
 PAGES = {
     'coco': coco.PAGE,
     'ytb_vos': youtube_vos.PAGE,
+    'davis': davis.PAGE,
     'det': 'https://image-net.org (ILSVRC2015, DET)',
     'vid': 'https://image-net.org (ILSVRC2015, VID)',
 }
@@ -71,6 +72,11 @@ def raw(root: str, name: str) -> str | None:
     if name == 'coco':
         try:
             return coco.resolve(root)
+        except FileNotFoundError:
+            return None
+    if name == 'davis':
+        try:
+            return davis.resolve(root, '2017')  # objects apart, where there are trees of both years
         except FileNotFoundError:
             return None
     if name == 'ytb_vos':
@@ -225,9 +231,8 @@ def _images(name, source, unit):
     """Paths of the images of a unit."""
     if name == 'coco':
         return coco.frames(source, str(unit[1]), unit[0])
-    if name == 'ytb_vos':
-        frames = sorted({f for entry in unit[2]['objects'].values() for f in entry['frames']})
-        return [os.path.join(source, 'JPEGImages', unit[1], f'{frame}.jpg') for frame in frames]
+    if name in ('ytb_vos', 'davis'):
+        return [image for image, _ in _masked_frames(name, source, *unit[1:])]
     if name == 'vid':
         folder = os.path.join(_xml(source, 'vid'), unit[1])
         return [_image_of(path) for path in sorted(glob.glob(f'{glob.escape(folder)}/*.xml'))]
@@ -273,7 +278,7 @@ def cut(name: str, source: str, output: str, workers: int) -> list[str]:
 
 
 def units(name: str, source: str) -> list[tuple]:
-    """What one process cuts at a time: images of COCO and DET, videos of VID and YouTube-VOS."""
+    """What one process cuts at a time: images of COCO and DET, videos of the others."""
     if name == 'coco':
         folder = glob.escape(os.path.join(source, 'annotations'))
         found = sorted(glob.glob(os.path.join(folder, 'instances_*2017.json')))
@@ -284,6 +289,13 @@ def units(name: str, source: str) -> list[tuple]:
         return [
             ('train' if i < VALIDATION else 'val', video, entry)
             for i, (video, entry) in enumerate(videos.items())
+        ]
+    if name == 'davis':
+        splits = [split for split in ('train', 'val') if davis.has_list(source, split, '2017')]
+        return [
+            (split, video)
+            for split in splits or ['train']
+            for video in davis.sequences(source, split, '2017')
         ]
     base, result = _xml(source, name), []
     for subset in sorted(os.listdir(base)):
@@ -301,7 +313,9 @@ def _cut_unit(name, source, folder, todo, number):
     """The Cut of unit `number` of `todo`; what is damaged in it is told in `faults`."""
     cv2.setNumThreads(1)
     unit = todo[number]
-    cutters = {'coco': _coco, 'ytb_vos': _ytb_vos, 'vid': _vid, 'det': _det}
+    cutters = {'coco': _coco, 'vid': _vid, 'det': _det}
+    for masked in ('ytb_vos', 'davis'):
+        cutters[masked] = functools.partial(_masked_video, masked)
     try:
         return cutters[name](source, folder, *unit)
     except (OSError, ValueError) as error:
@@ -330,26 +344,40 @@ def _decoded(runs):
     return rle.decode(runs), 0.5  # the least value of a resized mask (PT coco/par_crop.py)
 
 
-def _ytb_vos(source, folder, split, video, entry):
+def _masked_frames(name, source, video, entry=None):
+    """[(image path, mask path)] of a video of YouTube-VOS (`entry`: its part of meta.json) or
+    DAVIS."""
+    if name == 'davis':
+        return davis.pairs(source, [video])
     frames = sorted({f for o in entry['objects'].values() for f in o['frames']})
+    return [
+        (
+            os.path.join(source, 'JPEGImages', video, f'{frame}.jpg'),
+            os.path.join(source, 'Annotations', video, f'{frame}.png'),
+        )
+        for frame in frames
+    ]
+
+
+def _masked_video(name, source, folder, split, video, entry=None):
+    pairs = _masked_frames(name, source, video, entry)
     boxes, faults = {}, []  # {object id: {frame: box}}
-    for frame in frames:
+    for _, path in pairs:
         try:
-            ids = masks.read_mask(os.path.join(source, 'Annotations', video, f'{frame}.png'))
+            ids = masks.read_mask(path)
         except (OSError, ValueError) as error:
             faults.append(str(error))
             continue
         for number in np.unique(ids[(ids > 0) & (ids < 255)]):
             box = _outline((ids == number).astype(np.uint8))
             if box:
-                boxes.setdefault(int(number), {})[frame] = box
+                boxes.setdefault(int(number), {})[stem(path)] = box
     ids_of = {f'{i:02d}': number for i, number in enumerate(sorted(boxes))}
     tracks = {track: boxes[number] for track, number in ids_of.items()}
-    for frame in frames:
+    for image, path in pairs:
+        frame = stem(path)
         here = {track: found[frame] for track, found in tracks.items() if frame in found}
-        path = os.path.join(source, 'Annotations', video, f'{frame}.png')
         shapes = {track: functools.partial(_object, path, ids_of[track]) for track in here}
-        image = os.path.join(source, 'JPEGImages', video, f'{frame}.jpg')
         try:
             _write(folder, image, f'train/{video}', here, int(frame), shapes)
         except (OSError, ValueError) as error:
@@ -504,7 +532,7 @@ def main(argv=None):
         raise FileNotFoundError(
             f'no {", ".join(missing)} in {os.path.abspath(args.data_path)}: expected '
             'coco/annotations, ILSVRC2015/Annotations/DET/train, ILSVRC2015/Annotations/VID/train, '
-            'YouTubeVOS/train'
+            'YouTubeVOS/train, DAVIS/JPEGImages/480p'
         )
     output, faults = cli.writable(args.output_path), []
     for name, source in sources.items():

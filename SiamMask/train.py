@@ -21,7 +21,7 @@ from easydict import EasyDict
 
 from common import files, weights
 
-from . import cli, data, evaluate, model, npu, optimizer
+from . import cli, data, evaluate, model, npu, optimizer, pretrained
 from . import prepare as crops
 from .config import from_json, get_config
 from .losses import losses
@@ -169,6 +169,7 @@ def arguments():
 def main(argv=None):
     """Trains; exit status 0 when the last step is in a checkpoint."""
     args = arguments().parse_args(argv)
+    args.init_from = pretrained.resolve(args.init_from)
 
     def settings(preset):
         cfg = get_config(preset)

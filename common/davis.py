@@ -74,6 +74,11 @@ def sequences(root: str, split: str, year: str = '2016') -> list[str]:
     return _folders(root)
 
 
+def has_list(root: str, split: str, year: str = '2016') -> bool:
+    """Whether there is a list of a split's sequences, of this year or the other."""
+    return _list(root, split, year) is not None
+
+
 def _list(root, split, year):
     other = '2017' if year == '2016' else '2016'
     for place in (

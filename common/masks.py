@@ -35,6 +35,7 @@ def _palette() -> np.ndarray:
     return colors
 
 
+GRABCUT_ROUNDS = 5  # of cv2.grabCut; more change nothing that shows
 PALETTE = _palette()  # uint8 [256, 3], R, G, B
 
 
@@ -223,6 +224,52 @@ def first_mask(path: str, shape: tuple[int, int]) -> np.ndarray:
             f'... or 0 and 255: a soft or JPEG-compressed mask? {_how_to_threshold(path)}'
         )
     print(f'{path}: the objects have the ids {numbers}', flush=True)
+    return ids
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """x, y, width, height of 'x,y,width,height', px; ValueError where it is none."""
+    try:
+        x, y, width, height = (float(value) for value in text.split(','))
+    except ValueError:
+        raise ValueError(f'--box={text}: expected x,y,width,height in px') from None
+    if not (np.isfinite([x, y, width, height]).all() and width > 0 and height > 0):
+        raise ValueError(f'--box={text}: width and height must be above 0')
+    return x, y, width, height
+
+
+def mask_of_boxes(image: np.ndarray, boxes: list[tuple]) -> np.ndarray:
+    """A first mask from boxes, by GrabCut (Rother et al. 2004; cv2.grabCut): ids uint8 [H, W] in
+    the order of the boxes. Where boxes overlap, the later object is in front.
+
+    Args:
+      image: uint8 [H, W, 3] BGR.
+      boxes: (x, y, width, height) px, around an object with a little of what surrounds it.
+
+    Raises:
+      ValueError: a box that is not inside the image, or in which no object is found.
+    """
+    rows, columns = image.shape[:2]
+    ids = np.zeros((rows, columns), np.uint8)
+    for number, (x, y, width, height) in enumerate(boxes, 1):
+        left, top = max(0, int(round(x))), max(0, int(round(y)))
+        right = min(columns, int(round(x + width)))
+        bottom = min(rows, int(round(y + height)))
+        if right - left < 2 or bottom - top < 2:
+            raise ValueError(
+                f'box {number} ({x:g}, {y:g}, {width:g}, {height:g}) has no area in an image of '
+                f'{columns}x{rows}'
+            )
+        labels = np.full((rows, columns), cv2.GC_BGD, np.uint8)
+        labels[top:bottom, left:right] = cv2.GC_PR_FGD
+        if (labels == cv2.GC_BGD).any():
+            cv2.setRNGSeed(0)  # its mixtures of colors start from drawn centres
+            models = np.zeros((2, 1, 65))
+            cv2.grabCut(image, labels, None, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
+        inside = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+        if not inside.any():
+            raise ValueError(f'no object was found in box {number}: a larger box, or --mask?')
+        ids[inside] = number
     return ids
 
 

@@ -323,6 +323,27 @@ def first_frame(source: str) -> np.ndarray:
     return next(image for _, image in masks.read_frames(source))
 
 
+def first_ids(source: str, mask: str | None, boxes: list[str] | None) -> np.ndarray:
+    """The objects of the first frame of a user's own clip, ids uint8 [H, W].
+
+    Args:
+      source: video file or folder of images.
+      mask: path of a PNG, or None.
+      boxes: 'x,y,width,height' of each object instead, whose mask GrabCut finds.
+
+    Raises:
+      FileNotFoundError, ValueError: as masks.first_mask() and masks.mask_of_boxes(); neither or
+      both are given.
+    """
+    if bool(mask) == bool(boxes):
+        raise ValueError('either --mask=FILE or --box=x,y,width,height (once an object) is needed')
+    image = first_frame(source)
+    if mask:
+        return masks.first_mask(mask, image.shape[:2])
+    print('first mask: GrabCut of each --box; masks/ shows it, a --mask is better', flush=True)
+    return masks.mask_of_boxes(image, [masks.parse_box(text) for text in boxes])
+
+
 def write_clip(
     source: str,
     results: Iterable,
@@ -373,7 +394,8 @@ def thinned(images: Iterable[np.ndarray], kept: list) -> Iterator[np.ndarray]:
 
 
 def claim_facts(source: str, mask: str | None, checkpoint: str, settings: dict) -> dict:
-    """What a user's clip is segmented from, for files.claim()."""
+    """What a user's clip is segmented from, for files.claim(); `settings` have boxes too where
+    there is no mask."""
     facts = {'input': files.fingerprint(source), 'checkpoint': files.fingerprint(checkpoint)}
     if mask:
         facts['mask'] = files.fingerprint(mask)

@@ -26,6 +26,7 @@ FILES = {
     'export.py',
     'npu.py',
     'cli.py',
+    'pretrained.py',
     'modelzoo_level.txt',
     'example.jpg',
     'test',
@@ -39,6 +40,7 @@ WRAPPERS = (
 TWINS = [
     'npu.py',
     'cli.py',
+    'pretrained.py',
     'test/env.sh',
     *(f'test/{name}' for name in WRAPPERS),
 ]  # equal to the byte in every folder

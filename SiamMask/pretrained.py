@@ -1,0 +1,149 @@
+"""Weights that come with the project: pretrained/<name>.npz, and <name>.json that says what they
+are.
+
+    python -m <Model>.pretrained --checkpoint=run --name=small --facts=facts.json
+
+packs a checkpoint so. Every --checkpoint and --init_from takes such a name; without --checkpoint it
+is `small`. The same file in all five model folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from common import files, weights
+
+from . import cli
+
+FOLDER = os.path.join(str(cli.MODEL), 'pretrained')
+NAME = 'small'  # taken where no --checkpoint is given
+FACTS = ('trained_on', 'license', 'commands', 'minutes', 'scores')  # that --facts has to say
+
+
+def names() -> list[str]:
+    """Names of the weights in pretrained/."""
+    there = os.listdir(FOLDER) if os.path.isdir(FOLDER) else []
+    return sorted(name[: -len('.npz')] for name in there if name.endswith('.npz'))
+
+
+def choose(args) -> None:
+    """Sets args.checkpoint to a checkpoint: of the weights that it names, or of `small` where
+    nothing is given.
+
+    Raises:
+      ValueError: nothing is given and nothing has come along.
+    """
+    if args.checkpoint is None:
+        if NAME not in names():
+            raise ValueError('--checkpoint is needed: folder or prefix')
+        print(f'no --checkpoint: the weights that come along, --checkpoint={NAME}', flush=True)
+    args.checkpoint = resolve(args.checkpoint or NAME)
+
+
+def resolve(checkpoint: str | None) -> str | None:
+    """`checkpoint` as it is, or the prefix of the unpacked weights where it is one of names() and
+    no file or folder."""
+    if checkpoint in names() and not os.path.exists(checkpoint):
+        return unpack(checkpoint)
+    return checkpoint
+
+
+def unpack(name: str) -> str:
+    """Writes pretrained/<name>.npz as a checkpoint with its config.json, once; returns its prefix.
+
+    The folder is named after the contents and moved to its place when it is whole: newer weights
+    and other processes make no difference.
+    """
+    source = os.path.join(FOLDER, f'{name}.npz')
+    digest = files.fingerprint(source)[:8]
+    parent = FOLDER if os.access(FOLDER, os.W_OK) else os.path.join('output', cli.MODEL.name)
+    folder = os.path.join(os.path.abspath(parent), f'{name}-{digest}')
+    prefix = os.path.join(folder, 'model.ckpt')
+    if not os.path.isdir(folder):
+        settings = facts(name)['settings']
+        scratch = tempfile.mkdtemp(prefix=f'.{name}-', dir=cli.writable(parent))
+        try:
+            made = os.path.join(scratch, 'made')
+            arrays = weights.read_npz(source)
+            cli.write_checkpoint(arrays, os.path.join(made, 'model.ckpt'), settings, source)
+            if not os.path.isdir(folder):  # else another process was quicker
+                os.rename(made, folder)
+        finally:
+            shutil.rmtree(scratch)
+    return prefix
+
+
+def facts(name: str) -> dict:
+    """What pretrained/<name>.json says: settings, trained_on, license, commands, scores ..."""
+    return files.read_json(os.path.join(FOLDER, f'{name}.json'))
+
+
+def pack(checkpoint: str, name: str, told: dict) -> str:
+    """Writes a checkpoint's network as pretrained/<name>.npz, float16 where its range allows, and
+    <name>.json; returns the path of the first. The same weights give the same bytes.
+
+    Args:
+      checkpoint: folder or prefix.
+      name: of the files.
+      told: what they are, the keys FACTS.
+
+    Raises:
+      ValueError: something is not told; the settings of the network are not known.
+    """
+    missing = [key for key in FACTS if key not in told]
+    if missing:
+        raise ValueError(f'--facts does not tell {", ".join(missing)}')
+    prefix = weights.checkpoint_prefix(checkpoint)
+    settings = cli.saved_settings(prefix)
+    if not settings:
+        raise ValueError(f'no config.json beside {prefix}: of which settings is it?')
+    settings['trained_on'] = told['trained_on']
+    found = weights.read_checkpoint(prefix)
+    scope = f'{cli.MODEL.name.lower()}/'
+    arrays = {
+        key: _halved(np.asarray(array, np.float32))
+        for key, array in sorted(found.items())
+        if key.startswith(scope) and not key.endswith(cli.SLOTS)
+    }
+    path = os.path.join(cli.writable(FOLDER), f'{name}.npz')
+    with files.replacing(path) as temporary, open(temporary, 'wb') as file:
+        np.savez_compressed(file, **arrays)
+    text = {**told, 'updates': int(found['global_step']), 'commit': _commit(), 'settings': settings}
+    text = json.dumps(text, indent=1, sort_keys=True)
+    files.write_text(os.path.join(FOLDER, f'{name}.json'), text + '\n')
+    return path
+
+
+def _halved(array):
+    """As float16; as it is where a value is too large for that."""
+    return array.astype(np.float16) if np.abs(array).max() < 6e4 else array
+
+
+def _commit():
+    """The commit of the code, '' where it is in no repository."""
+    command = ['git', '-C', str(cli.MODEL), 'rev-parse', 'HEAD']
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return found.stdout.decode().strip()
+
+
+@cli.program
+def main(argv=None):
+    """Packs and prints the size."""
+    flags = cli.parser(__doc__)
+    flags.add_argument('--checkpoint', required=True, help='folder or prefix')
+    flags.add_argument('--name', default=NAME, help='of the files in pretrained/')
+    flags.add_argument('--facts', required=True, help=f'JSON with {", ".join(FACTS)}')
+    args = flags.parse_args(argv)
+    path = pack(args.checkpoint, args.name, files.read_json(args.facts))
+    print(f'{path}: {os.path.getsize(path)} bytes')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
