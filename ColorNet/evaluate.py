@@ -52,6 +52,7 @@ def run(options, cfg) -> dict:
     found = videos.find(
         options.data_path, options.dataset, options.split, options.sequences, cfg.year
     )
+    videos.check_sizes(found)
     output_path = cli.writable(options.output_path)
     drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
     if options.copy:

@@ -104,6 +104,8 @@ def _full():
         test_width=854,              # px; 0: from the frame's aspect
         test_batch=2,                # frames in one pass of the network (PT 14)
         roi=20,                      # cells around the first scribbles; beyond is background (PT)
+        merge='newest',              # frames between annotated ones: of the last round (PT), or
+                                     # 'distance': of both sides, annotated frames stay
         interactions=8,              # rounds of an evaluation (PT)
         seconds=30.0,                # budget, an interaction and object (PT)
         metric='J',                  # that the evaluation asks for: J, F or J_AND_F (PT J)
@@ -135,7 +137,7 @@ def _small():
     return dict(
         _smoke(), channels=0.25, blocks=[1, 2, 3, 1], height=160, size=144, year='2016',
         max_distance=8, stage1_steps=1200, train_steps=2000, test_height=240, test_width=428, roi=8,
-        log_steps=20, checkpoint_steps=100, cycle=100,
+        merge='distance', log_steps=20, checkpoint_steps=100, cycle=100,
     )
 
 

@@ -158,7 +158,7 @@ def read_state(path: str, clip: Clip, facts: dict) -> dict:
         ) from None
     if shape != (len(clip.names), *clip.size):
         raise ValueError(f'--resume: {path} is of another video: masks {list(shape)}')
-    maps = [array for key, array in kept.items() if key[:2] in ('n/', 'l/')]
+    maps = [array for key, array in kept.items() if key[:2] in ('n/', 'l/', 'a/')]
     if any(array.shape != (*clip.cells, count) for array in maps):
         raise ValueError(f'--resume: {path} is of another size in the network: --keep_aspect?')
     saved = json.loads(str(kept['facts'])) if 'facts' in kept else {}
@@ -178,6 +178,9 @@ def restore(run: session.Session, kept: dict) -> None:
         elif kind == 'l':
             number, weight = kept[f'w/{frame}']
             run.local_memory[int(frame)] = session.LocalMemory(int(number), float(weight), array)
+        elif kind == 'a':
+            t, annotated = map(int, frame.split('/'))
+            run.answers.setdefault(t, {})[annotated] = array
 
 
 def save_state(run: session.Session, path: str, facts: dict) -> None:
@@ -188,6 +191,8 @@ def save_state(run: session.Session, path: str, facts: dict) -> None:
     for t, memory in run.local_memory.items():
         arrays[f'l/{t}'] = memory.map
         arrays[f'w/{t}'] = (memory.round, memory.weight)
+    for t, answers in run.answers.items():
+        arrays.update({f'a/{t}/{annotated}': array for annotated, array in answers.items()})
     path = path if path.endswith('.npz') else f'{path}.npz'
     with files.replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
@@ -228,7 +233,7 @@ def main(argv=None):
         raise ValueError(untrained)
     clip = read_clip(args.input, cfg)
     rounds = read_rounds(args, clip)
-    size = {'test_height': cfg.test_height, 'test_width': cfg.test_width}
+    size = {name: cfg[name] for name in ('test_height', 'test_width', 'merge')}
     facts = videos.claim_facts(args.input, None, f'{prefix}.index', size)
     kept = read_state(args.resume, clip, facts) if args.resume else {}
     objects = count_objects(rounds, args.num_objects, int(kept['count']) - 1 if kept else None)

@@ -62,12 +62,38 @@ class LocalMemory(NamedTuple):
     map: np.ndarray
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float32 [..., N] of probabilities."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def between(answers: dict, t: int) -> np.ndarray:
+    """The answer for frame t from those that came from annotated frames: of the nearest before and
+    the nearest after it, weighted by the distance to the other one.
+
+    Args:
+      answers: {annotated frame: float [h, w, N]}; frame t's own is taken as it is.
+      t: frame.
+    """
+    if t in answers:
+        return answers[t]
+    before = [frame for frame in answers if frame < t]
+    after = [frame for frame in answers if frame > t]
+    if not before or not after:
+        return answers[max(before) if before else min(after)]
+    low, high = max(before), min(after)
+    share = (t - low) / (high - low)
+    return answers[low] * (1 - share) + answers[high] * share
+
+
 class Session:
     """One video in several rounds.
 
     masks: uint8 [T, H, W], of the last round. rounds: number of rounds played. global_memory:
     {frame: least global map so far, float32 [h, w, N]}. local_memory: {frame: LocalMemory of the
-    last round}.
+    last round}. answers: {frame: {annotated frame: probabilities float16 [h, w, N]}}, where
+    cfg.merge is 'distance'.
     """
 
     def __init__(self, network, cfg, embeddings: list, size, objects: int):
@@ -75,16 +101,21 @@ class Session:
 
         Args:
           network: inference.Network.
-          cfg: uses roi.
+          cfg: uses roi, merge.
           embeddings: of inference.embed_video().
           size: (H, W) of the frames.
           objects: ids are 1..objects.
+
+        Raises:
+          ValueError: an unknown cfg.merge.
         """
+        if cfg.merge not in ('newest', 'distance'):
+            raise ValueError(f"merge is 'newest' or 'distance', not {cfg.merge!r}")
         self.network, self.cfg, self.embeddings = network, cfg, embeddings
         self.size, self.count, self.rounds = tuple(size), objects + 1, 0
         self.cells = embeddings[0].shape[:2]
         self.masks = np.zeros((len(embeddings), *self.size), np.uint8)
-        self.global_memory, self.local_memory = {}, {}
+        self.global_memory, self.local_memory, self.answers = {}, {}, {}
 
     def play(self, strokes: np.ndarray, frame: int, given: np.ndarray | None = None) -> np.ndarray:
         """Plays one more round; returns the masks uint8 [T, H, W].
@@ -122,7 +153,7 @@ class Session:
         )
         self.global_memory[frame] = np.minimum(self.global_memory.get(frame, 1), own)
         self.local_memory.pop(frame, None)
-        self.masks[frame] = self._mask(logits)
+        self.masks[frame] = self._mask(self._merged(frame, frame, logits))
 
     def _propagate(self, t, before, frame, labels):
         """Answers frame t from its neighbor `before` and the annotated frame."""
@@ -144,7 +175,18 @@ class Session:
             local_map=self._remember_local(t, new),
             mask=mask,
         )
-        self.masks[t] = self._mask(logits)
+        merged = self._merged(t, frame, logits)
+        if t not in self.answers.get(t, ()):  # else annotated: what the user has drawn stays
+            self.masks[t] = self._mask(merged)
+
+    def _merged(self, t, frame, logits):
+        """The answer for frame t: this round's, or with cfg.merge = 'distance' what this round and
+        those annotated elsewhere say together."""
+        if self.cfg.merge == 'newest':
+            return logits
+        answers = self.answers.setdefault(t, {})
+        answers[frame] = softmax(logits).astype(np.float16)
+        return between(answers, t).astype(np.float32)
 
     def _remember_local(self, t, new):
         """Keeps the local map of this round; returns the one to use: that of the round before where

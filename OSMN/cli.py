@@ -281,6 +281,14 @@ def check_ranges(cfg) -> None:
             raise ValueError(f'{key}={value}: expected {low} .. {high}')
         if value == 0 and key in ABOVE_ZERO and key not in config.RANGES:
             raise ValueError(f'{key}={value}: expected a number above 0')
+    if cfg.loss_scale not in ('dynamic', 'none'):
+        try:
+            if not 0 < float(cfg.loss_scale) < float('inf'):
+                raise ValueError('out of range')
+        except ValueError:
+            raise ValueError(
+                f"loss_scale={cfg.loss_scale}: expected 'dynamic', 'none' or a number above 0"
+            ) from None
 
 
 def saved_settings(checkpoint: str) -> dict:

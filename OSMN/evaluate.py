@@ -38,6 +38,7 @@ def run(options, cfg) -> dict:
     found = videos.find(
         options.data_path, options.dataset, options.split, options.sequences, cfg.year
     )
+    driver.check_sizes(found)
     output_path = cli.writable(options.output_path)
     if options.save_score:
         noted = json.dumps({key: cfg[key] for key in videos.NOTED})

@@ -183,11 +183,15 @@ def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
             for device in devices:
                 if device not in children and waiting:
                     i = waiting.popleft()
-                    child = _start(*jobs[i], device)
-                    if child:
-                        children[device] = (i, child)
-                    else:
-                        statuses[i] = 127
+                    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+                    try:  # a signal waits until the command is in `children`, where it is ended
+                        child = _start(*jobs[i], device)
+                        if child:
+                            children[device] = (i, child)
+                        else:
+                            statuses[i] = 127
+                    finally:
+                        signal.pthread_sigmask(signal.SIG_SETMASK, before)
             time.sleep(0.05)
             for device, (i, child) in list(children.items()):
                 if child.poll() is not None:
@@ -203,10 +207,16 @@ def _start(command, log_path, device):
     with open(log_path, 'a') as log:
         print(f'device {device}: {os.path.basename(log_path)} begins', flush=True)
         try:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, preexec_fn=_take_signals
+            )
         except OSError as error:
             log.write(f'{command[0]} cannot be started: {error}\n')
     return None
+
+
+def _take_signals():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _end(children):

@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from . import davis, files, masks, metrics, youtube_vos
 from .files import stem
@@ -87,6 +88,20 @@ def with_objects(found: list[Video]) -> list[Video]:
         if not numbers(video.given):
             raise ValueError(f'{video.name}: the masks given show no object, all is 0 or void')
     return found
+
+
+def check_sizes(found: list[Video]) -> None:
+    """Raises ValueError where the frames of a video differ in size: before the work, by the files'
+    headers alone."""
+    for video in found:
+        sizes = {}
+        for path in video.frames:
+            with Image.open(path) as image:
+                sizes.setdefault(image.size, path)
+        if len(sizes) > 1:
+            rows = [f'{path} is {width}x{height}' for (width, height), path in sizes.items()]
+            some = ', '.join(rows[:3])
+            raise ValueError(f'{video.name} has frames of {len(sizes)} sizes: {some}')
 
 
 def numbers(given: dict) -> list[int]:

@@ -334,3 +334,13 @@ def test_binary():
     ids = np.array([[0, 1, 2, 255]], np.uint8)
     assert videos.binary(ids).tolist() == [[0, 1, 1, 0]]
     assert videos.binary(ids, 2).tolist() == [[0, 0, 1, 0]]
+
+
+def test_frames_of_several_sizes_are_named_before_the_work(tmp_path):
+    for name, width in (('0', 40), ('1', 40), ('2', 44)):
+        masks.write_image(str(tmp_path / f'{name}.jpg'), np.zeros((20, width, 3), np.uint8))
+    paths = [str(tmp_path / f'{t}.jpg') for t in range(3)]
+    video = videos.Video('clip', 'masks/clip', paths, {}, {}, [])
+    videos.check_sizes([video._replace(frames=paths[:2])])
+    with pytest.raises(ValueError, match='clip has frames of 2 sizes: .*0.jpg is 40x20, .*44x20'):
+        videos.check_sizes([video])
