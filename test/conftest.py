@@ -1,10 +1,11 @@
 """Fixtures of the whole suite: the drawn data, the real data where it is there, programs that must
-fail, a quiet TensorFlow."""
+fail, a quiet TensorFlow that does no more than the tests look at."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,34 @@ def no_npu(request, monkeypatch):
             'find_spec',
             lambda name, *a: None if name == 'npu_bridge' else find(name, *a),
         )
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_tensorflow():
+    """Leaves out what takes a third of the time of a training of a few steps and what no test looks
+    at: the rewriting of graphs before they run, and graph.pbtxt of the Estimator.
+
+    It holds for the test process. Programs that a test starts as processes of their own, the
+    wrappers among them, run as they are.
+    """
+    if 'tensorflow' not in sys.modules:  # no test of this run needs it
+        yield
+        return
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.client import session
+    from tensorflow.python.training import basic_session_run_hooks
+
+    begin = session.BaseSession.__init__
+
+    def begin_unoptimized(self, target='', graph=None, config=None):
+        changed = config_pb2.ConfigProto()
+        if config is not None:
+            changed.CopyFrom(config)
+        changed.graph_options.rewrite_options.disable_meta_optimizer = True
+        changed.graph_options.optimizer_options.opt_level = config_pb2.OptimizerOptions.L0
+        begin(self, target, graph, changed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.BaseSession, '__init__', begin_unoptimized)
+        patch.setattr(basic_session_run_hooks.training_util, 'write_graph', lambda *a, **k: None)
+        yield

@@ -85,8 +85,9 @@ def test_trains_with_mixed_precision_and_skips_an_overflow(trained, tmp_path, mo
     assert 'loss_scale 1024' in printed
 
 
-def test_dynamic_loss_scale_recovers(trained):
-    status, found, printed = trained(*SMOKE, '--loss_scale=dynamic', '--steps=3')
+def test_dynamic_loss_scale_recovers_with_the_oldest_adapter(trained):
+    flags = [*SMOKE, '--loss_scale=dynamic', '--steps=3']
+    status, found, printed = trained(*flags, version='r1.1.1')
     assert status == 0, printed
     assert found['global_step'] == 3 and found['skipped'] > 3 and found['loss_scale'] < 2**32
 
@@ -120,11 +121,6 @@ def test_keywords_that_an_older_adapter_lacks_are_said(version, asked, capsys):
     settings = asked(version=version)
     assert ('left out' in capsys.readouterr().out) == (version == 'r1.1.1')
     assert ('modify_mixlist' in settings) == (version != 'r1.1.1')
-
-
-def test_trains_with_the_oldest_adapter(trained):
-    status, _, printed = trained(*SMOKE, '--steps=2', version='r1.1.1')
-    assert status == 0, printed
 
 
 def test_every_npu_flag_arrives(asked, tmp_path):
@@ -203,7 +199,9 @@ def test_evaluation_and_online_training_on_the_npu(trained, load, drawn, tmp_pat
 def test_cpu_mode_never_imports_npu_bridge(drawn, tmp_path):
     """Of a process that can import it: importing makes every session one of the NPU."""
     code = (
-        'import sys\nfrom OSVOS import train\nstatus = train.main(sys.argv[1:])\n'
+        'import sys\nfrom OSVOS import backbone, train\n'
+        'backbone.STAGES = tuple((channels, 1) for channels, _ in backbone.STAGES)\n'
+        'status = train.main(sys.argv[1:])\n'
         'assert not [m for m in sys.modules if m.startswith("npu_bridge")]\nsys.exit(status)'
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / 'test')])

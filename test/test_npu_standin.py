@@ -299,6 +299,24 @@ def test_natural_overflow_is_skipped(load, v2):
             optimizer.apply_gradients(pairs, step)
 
 
+@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+def test_gradients_of_dilated_convolutions(load, padding):
+    """The stand-in's own, as CPU kernels lack them: equal to those of a convolution in pieces."""
+    load()
+    random = np.random.RandomState(0)
+    image, kernel = random.randn(2, 11, 9, 3), random.randn(3, 3, 3, 4)
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, weights = tf.constant(image), tf.constant(kernel)
+        built_in = tf.nn.conv2d(x, weights, 1, padding, dilations=[1, 2, 2, 1])
+        in_pieces = tf.nn.atrous_conv2d(x, weights, 2, padding)
+        found, wanted = (
+            session.run([y, *tf.gradients(tf.reduce_sum(y * y), [x, weights])])
+            for y in (built_in, in_pieces)
+        )
+    for one, other in zip(found, wanted):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
 # session mode and the small functions
 
 
