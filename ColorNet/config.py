@@ -121,7 +121,7 @@ def _performance():
 
 def _small():
     return dict(
-        _smoke(), size=128, resize=96, train_steps=1500, log_steps=20, checkpoint_steps=100,
+        _smoke(), size=128, resize=96, train_steps=800, log_steps=20, checkpoint_steps=100,
         keep_checkpoints=4,
     )
 

@@ -123,7 +123,7 @@ def _small():  # from a VGG-16 that OSVOS.narrow has made narrow
     return dict(
         height=240, width=428, channels=0.34375, init_std=0.02,
         batch_size=4, train_steps=800, learning_rate=1e-4,
-        online_steps=60, online_learning_rate=1e-4,
+        online_steps=60, online_learning_rate=1e-4, threshold=0.8,
         log_steps=20, checkpoint_steps=100, workers=2,
     )
 

@@ -139,15 +139,18 @@ def run(command: str, places: dict) -> float:
 
 
 def scores(model: str, places: dict) -> dict:
-    """{name: what results.json holds as 'global'} of the model's evaluations."""
+    """{name: 'global' of results.json, of MANet the mean J of each round} of the evaluations."""
     if model in ONLINE:
         run(ONLINE[model], places)
     found = {}
     for name, command in SCORING[model].items():
         run(command, places)
         folder = command.split('--output_path=')[1].format(**places)
-        with open(os.path.join(folder, 'results.json')) as file:
-            found[name] = json.load(file)['global']
+        if model == 'MANet':
+            played = json.loads(Path(folder, 'summary.json').read_text())['rounds']
+            found[name] = [round(each['J'], 4) for each in played]
+        else:
+            found[name] = json.loads(Path(folder, 'results.json').read_text())['global']
     return found
 
 
