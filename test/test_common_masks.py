@@ -359,3 +359,43 @@ def test_folders_of_frames(tmp_path, image):
         list(masks.read_frames(str(tmp_path / 'empty')))
     with pytest.raises(FileNotFoundError, match='no such file'):
         list(masks.read_frames(str(tmp_path / 'absent.mp4')))
+
+
+def disk(center, radius, size=(90, 120)):
+    """bool [H, W]."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    return (rows - center[1]) ** 2 + (columns - center[0]) ** 2 <= radius**2
+
+
+def test_boxes_become_masks():
+    """Two colored disks on grey noise; the second box is given first."""
+    draw = np.random.RandomState(0)
+    image = (90 + draw.randint(0, 20, (90, 120, 3))).astype(np.uint8)
+    first, second = disk((30, 40), 15), disk((85, 50), 20)
+    image[first], image[second] = (200, 40, 40), (30, 60, 210)
+    ids = masks.mask_of_boxes(image, [(60, 26, 50, 48), (10, 20, 40, 40)])
+    for number, shape in ((1, second), (2, first)):
+        found = ids == number
+        assert (found & shape).sum() / (found | shape).sum() > 0.9
+    again = masks.mask_of_boxes(image, [(60, 26, 50, 48), (10, 20, 40, 40)])
+    assert np.array_equal(ids, again)
+    whole = masks.mask_of_boxes(image, [(-5, -5, 500, 500)])
+    assert (whole == 1).all()  # nothing is left to be background
+
+
+def test_boxes_outside_the_image_are_refused():
+    image = np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(ValueError, match='box 1 .* has no area in an image of 30x20'):
+        masks.mask_of_boxes(image, [(40, 2, 9, 9)])
+    with pytest.raises(ValueError, match='no object was found in box 1'):
+        masks.mask_of_boxes(image, [(2, 2, 9, 9)])
+
+
+@pytest.mark.parametrize('text', ['1,2,3', '1,2,3,x', '1,2,0,4', '1,2,nan,4'])
+def test_a_box_that_is_none_is_told(text):
+    with pytest.raises(ValueError, match=f'--box={text}: '):
+        masks.parse_box(text)
+
+
+def test_a_box_is_four_numbers():
+    assert masks.parse_box('1,2.5,3,4') == (1, 2.5, 3, 4)

@@ -344,3 +344,18 @@ def test_frames_of_several_sizes_are_named_before_the_work(tmp_path):
     videos.check_sizes([video._replace(frames=paths[:2])])
     with pytest.raises(ValueError, match='clip has frames of 2 sizes: .*0.jpg is 40x20, .*44x20'):
         videos.check_sizes([video])
+
+
+def test_first_mask_of_a_clip_is_a_file_or_boxes(tmp_path, capsys):
+    image = np.full((60, 80, 3), 60, np.uint8)
+    image[20:40, 30:60] = (20, 200, 30)
+    masks.write_image(str(tmp_path / '0.png'), image)
+    ids = videos.first_ids(str(tmp_path), None, ['24,14,42,32'])
+    assert ids[20:40, 30:60].mean() > 0.95 and ids.sum() < 1.2 * 20 * 30
+    assert 'GrabCut' in capsys.readouterr().out
+    path = str(tmp_path.parent / f'{tmp_path.name}.png')
+    masks.write_mask(path, ids)
+    assert np.array_equal(videos.first_ids(str(tmp_path), path, None), ids)
+    for mask, boxes in ((None, None), (path, ['1,1,5,5'])):
+        with pytest.raises(ValueError, match='either --mask=FILE or --box=x,y,width,height'):
+            videos.first_ids(str(tmp_path), mask, boxes)
