@@ -63,7 +63,7 @@ def no_npu(request, monkeypatch):
 @pytest.fixture(scope='session', autouse=True)
 def quick_tensorflow():
     """Leaves out what takes a third of the time of a training of a few steps and what no test looks
-    at: the rewriting of graphs before they run, and graph.pbtxt of the Estimator.
+    at: the rewriting of graphs before they run, graph.pbtxt, and the graph beside each checkpoint.
 
     It holds for the test process. Programs that a test starts as processes of their own, the
     wrappers among them, run as they are.
@@ -71,11 +71,12 @@ def quick_tensorflow():
     if 'tensorflow' not in sys.modules:  # no test of this run needs it
         yield
         return
+    import tensorflow.compat.v1 as tf
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.client import session
     from tensorflow.python.training import basic_session_run_hooks
 
-    begin = session.BaseSession.__init__
+    begin, export = session.BaseSession.__init__, tf.train.Saver.export_meta_graph
 
     def begin_unoptimized(self, target='', graph=None, config=None):
         changed = config_pb2.ConfigProto()
@@ -85,7 +86,11 @@ def quick_tensorflow():
         changed.graph_options.optimizer_options.opt_level = config_pb2.OptimizerOptions.L0
         begin(self, target, graph, changed)
 
+    def export_no_file(self, filename=None, *args, **kwargs):
+        return None if filename else export(self, filename, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.train.Saver, 'export_meta_graph', export_no_file)
         patch.setattr(session.BaseSession, '__init__', begin_unoptimized)
         patch.setattr(basic_session_run_hooks.training_util, 'write_graph', lambda *a, **k: None)
         yield

@@ -153,9 +153,16 @@ def test_random_weights_are_not_kept_fixed(run, crops, tmp_path, fails):
     assert not (tmp_path / 'run' / 'checkpoint').exists()
 
 
+def loss_of_one_weight(outputs, labels, cfg):
+    """In place of losses(): of a network whose graph is built in no time."""
+    return {'total': 2 * tf.get_variable('siammask/neck/w', [], initializer=tf.ones_initializer())}
+
+
 def test_a_loss_that_stays_useless_ends_the_run(crops, tmp_path, monkeypatch, fails):
     """Updates that are left out one after the other (not finite, or above highest_loss)."""
     monkeypatch.setattr(npu, 'STALLED', 3)
+    monkeypatch.setattr(model, 'network', lambda features, cfg, training: {})
+    monkeypatch.setattr(train, 'losses', loss_of_one_weight)
     flags = [*SMALL, '--preset=smoke', f'--data_path={crops}', f'--output_path={tmp_path}/run']
     message = fails(train, *flags, '--steps=9', '--set=highest_loss=0.0')
     assert 'the loss was not finite for 3 steps in a row' in message
@@ -396,7 +403,7 @@ def test_demo_with_boxes_and_with_a_mask(sharp, drawn, tmp_path, capsys, fails):
     assert 'either --box' in fails(demo, *flags, out)
     assert 'expected x,y,width,height' in fails(demo, *flags, out, '--box=1,2,3')
     assert 'expected x,y,width,height' in fails(demo, *flags, out, '--box=1,2,3,1.2.3')
-    assert 'has no area' in fails(demo, *flags, out, '--box=1,2,0,5')
+    assert 'width and height must be above 0' in fails(demo, *flags, out, '--box=1,2,0,5')
     assert 'has no area' in fails(demo, *flags, out, '--box=5000,2,9,5')
     masks.write_mask(str(tmp_path / 'e.png'), np.zeros((180, 320), np.uint8))
     assert 'marks no object' in fails(demo, *flags, out, f'--mask={tmp_path}/e.png')
@@ -566,15 +573,15 @@ def test_accuracy_of_what_the_data_hold(run, drawn, tmp_path, capsys, monkeypatc
 @pytest.mark.skipif(
     not tf.__version__.startswith('1.'), reason='learning is tested on the reference stack'
 )
-def test_training_learns_to_track(crops, drawn, tmp_path):
-    """Real training: a drawn sequence that was not trained on is followed better than before."""
+def test_training_learns_to_track(run, crops, drawn, tmp_path):
+    """Real training: drawn sequences that were not trained on are followed better than by a network
+    of two updates."""
     flags = ['--device=cpu', '--preset=smoke', f'--data_path={crops}', '--set=workers=0',
              '--set=channels=0.12', '--set=blocks=[1,1,1]', '--batch_size=6', '--set=gray=0.0',
              '--set=search_blur=0.0', '--set=negative=0.1']  # fmt: skip
+    assert train.main([*flags, '--steps=40', f'--output_path={tmp_path}']) == 0
     overlaps = []
-    for steps in (1, 60):
-        folder = tmp_path / str(steps)
-        assert train.main([*flags, f'--steps={steps}', f'--output_path={folder}']) == 0
+    for folder in (run, tmp_path):
         cfg = settings(folder, 'smoke')
         hyper = tracker.hyper_parameters(cfg, 'base')
         rows = []
@@ -584,5 +591,5 @@ def test_training_learns_to_track(crops, drawn, tmp_path):
                 size = (sequence['width'], sequence['height'])
                 rows.append(vot.run_overlaps(found, sequence, size)[1:].mean())
         overlaps.append(np.mean(rows))
-    print('mean overlap after 1 and 60 updates:', overlaps)
+    print('mean overlap after 2 and 40 updates:', overlaps)
     assert overlaps[1] > overlaps[0] + 0.1 and overlaps[1] > 0.3
