@@ -5,10 +5,12 @@ import argparse
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import train_small
 from conftest import ROOT
 
 from common import weights
@@ -151,3 +153,11 @@ def test_what_comes_along_is_small_and_says_what_it_is(name):
         assert told[key], key
     assert told['settings']['name'] == name and told['settings']['preset'].startswith('small')
     assert 'CC BY-NC 4.0' in told['license']
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_what_comes_along_gives_its_recorded_score(name, drawn, tmp_path):
+    recorded = importlib.import_module(f'{name}.pretrained').facts('small')['scores']['drawn']
+    root = str(Path(drawn['davis']).parent)
+    found = train_small.drawn_score(name, root, str(tmp_path / 'results'))
+    assert found == pytest.approx(recorded, abs=0.01)
