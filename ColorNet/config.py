@@ -121,8 +121,8 @@ def _performance():
 
 def _small():
     return dict(
-        _smoke(), size=128, resize=96, train_steps=800, log_steps=20, checkpoint_steps=100,
-        keep_checkpoints=4,
+        _smoke(), year='2016', size=128, resize=96, train_steps=800, log_steps=20,
+        checkpoint_steps=100, keep_checkpoints=4, test_height=336, test_width=600, radius=9.0,
     )
 
 

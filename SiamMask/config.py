@@ -166,13 +166,13 @@ def _performance():
 
 def _small():  # DAVIS and COCO
     return dict(
-        _smoke(), search_shift=64.0, train_steps=3000, pairs=24000, log_steps=20, workers=1,
+        _smoke(), search_shift=64.0, train_steps=1200, pairs=9600, log_steps=20, workers=1,
         datasets=[['davis', 1500, 20, 'train.json'], ['coco', 1500, 1, 'train2017.json']],
     )  # fmt: skip
 
 
 def _small_sharp():
-    return dict(_smoke_sharp(), train_steps=600, pairs=4800)
+    return dict(_smoke_sharp(), train_steps=200, pairs=1600)
 
 
 def _smoke():

@@ -48,7 +48,7 @@ TRAINING = {  # commands, in order
         '--preset=small',
         '{python} -m OSMN.train --preset=small --data_path={data} --init_from={work}/start '
         '--output_path={work}/OSMN_coco',
-        '{python} -m OSMN.train --preset=small_davis --year=2016 --data_path={data} '
+        '{python} -m OSMN.train --preset=small_davis --data_path={data} '
         '--init_from={work}/OSMN_coco --output_path={work}/OSMN',
     ),
     'SiamMask': (
