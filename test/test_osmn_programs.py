@@ -44,6 +44,22 @@ FLAGS = ['--device=cpu', '--preset=smoke', '--batch_size=2'] + [
 ]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def shapes_built_once():
+    """network_shapes() builds a graph for every answer; here it answers the same question once."""
+    build, known = convert.network_shapes, {}
+
+    def network_shapes(cfg):
+        key = json.dumps([cfg[name] for name in (*config.NETWORK, 'guide_size')])
+        if key not in known:
+            known[key] = build(cfg)
+        return dict(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, 'network_shapes', network_shapes)
+        yield
+
+
 @pytest.fixture(scope='module')
 def run(drawn, tmp_path_factory):
     """Folder of a finished short run on COCO; the zoo's files of it are in result/."""
@@ -172,12 +188,31 @@ def test_the_next_stage(run, drawn, tmp_path):
     not tf.__version__.startswith('1.'), reason='learning is tested on the reference stack'
 )
 def test_training_learns(drawn, tmp_path):
-    flags = [*FLAGS, f'--data_path={drawn["coco"]}', f'--output_path={tmp_path}/run']
-    flags += ['--steps=60', '--set=log_steps=20', '--set=checkpoint_steps=60', '--batch_size=4']
-    flags += ['--set=channels=0.15', '--set=learning_rate=0.002']
-    assert train.main([*flags, '--case=perf', f'--result_path={tmp_path}/result']) == 0
+    """Both stages: the loss falls, and masks of sequences that were not trained on are better than
+    those of an untrained network."""
+    flags = [*FLAGS, f'--output_path={tmp_path}/stage1', f'--data_path={drawn["coco"]}']
+    longer = ['--set=log_steps=20', '--set=checkpoint_steps=60', '--batch_size=4']
+    longer += ['--set=channels=0.15', '--set=learning_rate=0.002', '--steps=60']
+    assert train.main([*flags, *longer, '--case=perf', f'--result_path={tmp_path}/result']) == 0
     path = tmp_path / 'result' / 'train_OSMN_bs4_1p_perf_loss.txt'
     assert float(path.read_text().split()[-1]) < 0.05  # it starts at 0.2, ends near 0.02
+    flags = [*FLAGS, f'--output_path={tmp_path}/stage2', f'--data_path={drawn["davis2017"]}']
+    flags += [f'--init_from={tmp_path}/stage1', *longer, '--preset=smoke_davis']
+    assert train.main(flags) == 0
+    scores = {}
+    for name, checkpoint in (
+        ('untrained', 'stage1/model.ckpt-0'),
+        ('stage 1', 'stage1/model.ckpt-60'),
+        ('stage 2', 'stage2/model.ckpt-60'),
+    ):
+        flags = [f'--checkpoint={tmp_path}/{checkpoint}', f'--output_path={tmp_path}/{name}']
+        flags += ['--device=cpu', f'--data_path={drawn["davis2017"]}', '--set=threshold=0.7']
+        assert evaluate.main(flags) == 0
+        found = json.loads((tmp_path / name / 'results.json').read_text())
+        scores[name] = found['global']['J-Mean']
+    assert scores['stage 1'] > scores['untrained'] + 0.1, scores
+    assert scores['stage 2'] > scores['untrained'] + 0.1 and scores['stage 2'] > 0.15, scores
+    assert scores['stage 2'] > scores['stage 1'] - 0.05, scores
 
 
 def test_starts_that_make_no_sense_are_refused(run, drawn, tmp_path, fails):
