@@ -5,7 +5,6 @@ import argparse
 import importlib
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +157,5 @@ def test_what_comes_along_is_small_and_says_what_it_is(name):
 @pytest.mark.parametrize('name', MODELS)
 def test_what_comes_along_gives_its_recorded_score(name, drawn, tmp_path):
     recorded = importlib.import_module(f'{name}.pretrained').facts('small')['scores']['drawn']
-    root = str(Path(drawn['davis']).parent)
-    found = train_small.drawn_score(name, root, str(tmp_path / 'results'))
+    found = train_small.drawn_score(name, drawn['davis'], str(tmp_path / 'results'))
     assert found == pytest.approx(recorded, abs=0.01)

