@@ -5,6 +5,7 @@ import argparse
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tensorflow.compat.v1 as tf
 import train_small
 from conftest import ROOT
 
-from common import weights
+from common import masks, weights
 from OSVOS import cli, config, export, inference, model, pretrained, train
 
 MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')
@@ -159,3 +160,24 @@ def test_what_comes_along_gives_its_recorded_score(name, drawn, tmp_path):
     recorded = importlib.import_module(f'{name}.pretrained').facts('small')['scores']['drawn']
     found = train_small.drawn_score(name, drawn['davis'], str(tmp_path / 'results'))
     assert found == pytest.approx(recorded, abs=0.01)
+
+
+@pytest.mark.parametrize('name', ['OSVOS', 'OSMN', 'ColorNet'])
+def test_demo_of_a_clip_and_a_box_needs_nothing_else(name, drawn, tmp_path):
+    """Three drawn frames; the box is the outline of the first mask."""
+    source = Path(drawn['davis'])
+    frames = sorted((source / 'JPEGImages/480p/drawn-x').glob('*.jpg'))[:3]
+    (tmp_path / 'clip').mkdir()
+    for frame in frames:
+        shutil.copy(frame, tmp_path / 'clip')
+    truth = masks.read_mask(str(source / 'Annotations/480p/drawn-x/00000.png')) > 0
+    rows, columns = np.nonzero(truth)
+    box = [columns.min() - 4, rows.min() - 4, np.ptp(columns) + 9, np.ptp(rows) + 9]
+    flags = [f'--input={tmp_path}/clip', f'--output_path={tmp_path}/demo', '--device=cpu']
+    flags += ['--box=' + ','.join(map(str, box)), *(['--online_steps=1'] * (name == 'OSVOS'))]
+    assert importlib.import_module(f'{name}.demo').main(flags) == 0
+    written = sorted((tmp_path / 'demo' / 'masks').glob('*.png'))
+    assert [path.stem for path in written] == [path.stem for path in frames]
+    if name != 'OSVOS':  # which segments the first frame too, here by an untrained network
+        first = masks.read_mask(str(written[0])) > 0
+        assert (first & truth).sum() / (first | truth).sum() > 0.8
