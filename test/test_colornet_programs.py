@@ -329,9 +329,11 @@ def test_accuracy_of_a_training(run, drawn, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.count('no TrainAccuracy: no DAVIS data at') == 1
 
 
-def test_messages_of_evaluation(run, drawn, tmp_path, fails):
+def test_messages_of_evaluation(run, drawn, tmp_path, fails, monkeypatch):
     flags = [f'--data_path={drawn["davis"]}', f'--output_path={tmp_path}/o', '--device=cpu']
-    assert '--checkpoint is needed' in fails(evaluate, *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr('ColorNet.pretrained.FOLDER', 'nowhere')  # no weights have come along
+        assert '--checkpoint is needed' in fails(evaluate, *flags)
     message = fails(evaluate, *flags, f'--checkpoint={run}', '--key=res4')
     assert 'key=res4: this network has color, cls, merge' in message
     message = fails(evaluate, *flags, f'--checkpoint={tmp_path}/absent')

@@ -642,7 +642,7 @@ def test_demo(kind, run, drawn, tmp_path, capsys, fails):
     assert 'holds results of something else (mask' in fails(demo, *flags, *more)
 
 
-def test_faults_are_told(run, drawn, tmp_path, fails):
+def test_faults_are_told(run, drawn, tmp_path, fails, monkeypatch):
     frames = os.path.dirname(davis.frames(drawn['davis'], 'drawn-x')[0])
     common = [f'--checkpoint={run}', '--device=cpu', f'--output_path={tmp_path}/o']
     masks.write_mask(str(tmp_path / 'small.png'), np.ones((9, 9), np.uint8))
@@ -666,7 +666,9 @@ def test_faults_are_told(run, drawn, tmp_path, fails):
     assert 'drawn-x: the masks given show no object' in fails(evaluate, *common, *flags)
     message = fails(evaluate, *common, *flags, '--preset=smoke', '--sequences=drawn-y')
     assert 'is not of this network' in message and 'another shape' in message
-    assert 'is needed' in fails(evaluate, *common[1:], *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr('OSMN.pretrained.FOLDER', 'nowhere')  # no weights have come along
+        assert 'is needed' in fails(evaluate, *common[1:], *flags)
     other = root / 'Annotations/480p/drawn-y/00000.png'
     masks.write_mask(str(other), np.ones((9, 8), np.uint8))
     message = fails(evaluate, *common, *flags, '--sequences=drawn-y')

@@ -590,7 +590,7 @@ def test_missing_data_names_what_was_tried(tmp_path, fails):
 # evaluation, online training, demo
 
 
-def test_checkpoint_of_another_network(run, drawn, tmp_path, fails):
+def test_checkpoint_of_another_network(run, drawn, tmp_path, fails, monkeypatch):
     common = [f'--data_path={drawn["davis"]}', f'--output_path={tmp_path}/o', '--device=cpu']
     message = fails(evaluate, *common, f'--checkpoint={run}', '--preset=smoke')
     assert 'of another shape (first: ' in message and '--preset=full' in message
@@ -607,7 +607,9 @@ def test_checkpoint_of_another_network(run, drawn, tmp_path, fails):
         flags = arguments(drawn['davis'], tmp_path / 'r', '--steps=2', f'--init_from={other}')
         assert 'is not of this network but of SiamMask' in fails(train, *flags, *more)
     assert 'no checkpoint at' in fails(evaluate, *common, f'--checkpoint={tmp_path}/nowhere')
-    assert 'is needed' in fails(evaluate, *common)
+    with monkeypatch.context() as patch:
+        patch.setattr('OSVOS.pretrained.FOLDER', 'nowhere')  # no weights have come along
+        assert 'is needed' in fails(evaluate, *common)
 
 
 def test_moved_run_is_evaluated_and_says_what_it_was_trained_on(copied, drawn, tmp_path, capsys):

@@ -534,12 +534,14 @@ def _official_names():
         yield from (f'{part}.head.3.{n}' for n in ('weight', 'bias'))
 
 
-def test_messages_of_evaluation(run, drawn, tmp_path, fails):
+def test_messages_of_evaluation(run, drawn, tmp_path, fails, monkeypatch):
     flags = [f'--checkpoint={run}', '--device=cpu', f'--output_path={tmp_path}']
     assert 'nothing at' in fails(evaluate, *flags, f'--data_path={tmp_path}/none')
     vot_flags = [*flags, f'--data_path={drawn["vot"]}']
     assert 'no x in' in fails(evaluate, *vot_flags, '--sequences=x,drawn1')
-    assert '--checkpoint is needed' in fails(evaluate, f'--data_path={drawn["vot"]}')
+    with monkeypatch.context() as patch:
+        patch.setattr('SiamMask.pretrained.FOLDER', 'nowhere')  # no weights have come along
+        assert '--checkpoint is needed' in fails(evaluate, f'--data_path={drawn["vot"]}')
     assert 'expected start,stop,step' in fails(evaluate, *vot_flags, '--search=seed=1,2,1')
     assert '--interval=5: expected low,high' in fails(evaluate, *vot_flags, '--interval=5')
     other = tmp_path / 'vot' / 'a'
