@@ -23,6 +23,7 @@ from common import files, weights
 from . import cli
 
 FOLDER = os.path.join(str(cli.MODEL), 'pretrained')
+BITS = 10  # of the mantissa of float16
 NAME = 'small'  # taken where no --checkpoint is given
 FACTS = ('trained_on', 'license', 'commands', 'minutes', 'scores')  # that --facts has to say
 
@@ -85,7 +86,7 @@ def facts(name: str) -> dict:
     return files.read_json(os.path.join(FOLDER, f'{name}.json'))
 
 
-def pack(checkpoint: str, name: str, told: dict) -> str:
+def pack(checkpoint: str, name: str, told: dict, bits: int = BITS) -> str:
     """Writes a checkpoint's network as pretrained/<name>.npz, float16 where its range allows, and
     <name>.json; returns the path of the first. The same weights give the same bytes.
 
@@ -93,6 +94,7 @@ def pack(checkpoint: str, name: str, told: dict) -> str:
       checkpoint: folder or prefix.
       name: of the files.
       told: what they are, the keys FACTS.
+      bits: of the mantissa that are kept; fewer take less space, as zeros are compressed.
 
     Raises:
       ValueError: something is not told; the settings of the network are not known.
@@ -108,7 +110,7 @@ def pack(checkpoint: str, name: str, told: dict) -> str:
     found = weights.read_checkpoint(prefix)
     scope = f'{cli.MODEL.name.lower()}/'
     arrays = {
-        key: _halved(np.asarray(array, np.float32))
+        key: _halved(np.asarray(array, np.float32), bits)
         for key, array in sorted(found.items())
         if key.startswith(scope) and not key.endswith(cli.SLOTS)
     }
@@ -121,9 +123,14 @@ def pack(checkpoint: str, name: str, told: dict) -> str:
     return path
 
 
-def _halved(array):
-    """As float16; as it is where a value is too large for that."""
-    return array.astype(np.float16) if np.abs(array).max() < 6e4 else array
+def _halved(array, bits=BITS):
+    """As float16, rounded to `bits` of its mantissa; as it is where a value is too large."""
+    if np.abs(array).max() >= 6e4:
+        return array
+    step = 1 << (BITS - bits)
+    numbers = array.astype(np.float16).view(np.uint16).astype(np.uint32)
+    numbers = (numbers + step // 2) // step * step
+    return numbers.astype(np.uint16).view(np.float16)
 
 
 def _commit():
@@ -140,8 +147,10 @@ def main(argv=None):
     flags.add_argument('--checkpoint', required=True, help='folder or prefix')
     flags.add_argument('--name', default=NAME, help='of the files in pretrained/')
     flags.add_argument('--facts', required=True, help=f'JSON with {", ".join(FACTS)}')
+    text = f'of the mantissa that are kept, at most {BITS}: fewer make smaller files'
+    flags.add_argument('--bits', type=int, choices=range(3, BITS + 1), default=BITS, help=text)
     args = flags.parse_args(argv)
-    path = pack(args.checkpoint, args.name, files.read_json(args.facts))
+    path = pack(args.checkpoint, args.name, files.read_json(args.facts), args.bits)
     print(f'{path}: {os.path.getsize(path)} bytes')
 
 

@@ -70,6 +70,16 @@ def test_a_number_too_large_for_float16_keeps_its_type():
     assert pretrained._halved(np.array([1.0, 5e4], np.float32)).dtype == np.float16
 
 
+def test_fewer_bits_take_less_space(run, folder):
+    """Each number stays within half a step of its mantissa."""
+    values = np.array([1.0, -1.03, 3.99, 1e-3, 0], np.float32)
+    rounded = pretrained._halved(values, 4).astype(np.float32)
+    assert np.allclose(rounded, values, rtol=2**-5, atol=0)
+    assert rounded[1] == -1 and rounded[2] == 4
+    whole = Path(pretrained.pack(run, 'small', TOLD)).stat().st_size
+    assert Path(pretrained.pack(run, 'small', TOLD, 4)).stat().st_size < 0.8 * whole
+
+
 def test_what_is_not_told_or_not_known_is_refused(run, folder, tmp_path):
     with pytest.raises(ValueError, match='does not tell license'):
         pretrained.pack(run, 'small', {k: v for k, v in TOLD.items() if k != 'license'})

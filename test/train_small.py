@@ -99,6 +99,7 @@ ONLINE = {
     f'--year=2016 --output_path={{work}}/{model}_online --devices=0'
     for model in ('OSVOS', 'OSMN')
 }
+BITS = {'OSMN': 5}  # of the mantissa, where float16 would be over 4 MB
 TRAINED_ON = {
     'OSVOS': [VGG, DAVIS],
     'OSMN': [VGG, COCO, DAVIS],
@@ -209,6 +210,7 @@ def main():
         facts = os.path.join(places['work'], f'{model}_facts.json')
         Path(facts).write_text(json.dumps(told, indent=1, sort_keys=True))
         command = f'{{python}} -m {model}.pretrained --checkpoint={{work}}/{model}'
+        command += f' --bits={BITS.get(model, 10)}'
         run(command + ' --facts={facts}', {**places, 'facts': facts})
         add_drawn_score(model)
 
