@@ -200,8 +200,8 @@ def _small():  # from a VGG-16 that OSVOS.narrow has made narrow
 def _small_davis():  # its DAVIS stage: seg net and modulators
     return dict(
         _small(), dataset='davis', year='2016', height=240, width=428, batch_size=4,
-        learning_rate=1e-4, train_steps=300, fix_bn=True, center_perturb=0.1, std_perturb=0.3, online_steps=100,
-        online_learning_rate=3e-4,
+        learning_rate=1e-4, train_steps=300, fix_bn=True, center_perturb=0.1, std_perturb=0.3,
+        online_steps=100, online_learning_rate=3e-4,
     )  # fmt: skip
 
 
