@@ -15,6 +15,24 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # TF 2.15: same float order
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
+LONGEST = (  # of all test files: they begin first, so that the workers end together
+    'test_manet_programs',
+    'test_siammask_programs',
+    'test_osmn_programs',
+    'test_colornet_programs',
+    'test_programs',
+    'test_npu_graphs',
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first: pytest-xdist hands whole files out in this order."""
+
+    def place(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope='session')
