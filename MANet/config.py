@@ -136,7 +136,7 @@ def _performance():
 def _small():
     return dict(
         _smoke(), channels=0.25, blocks=[1, 2, 3, 1], height=160, size=144, year='2016',
-        max_distance=8, stage1_steps=900, train_steps=1900, test_height=240, test_width=428, roi=8,
+        max_distance=8, stage1_steps=900, train_steps=1900, test_height=160, test_width=284, roi=8,
         merge='distance', log_steps=20, checkpoint_steps=100, cycle=100,
     )
 
