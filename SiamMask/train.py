@@ -157,10 +157,10 @@ def arguments():
     add('--config', help='a config.json of the original, such as config/config.json')
     add('--crops_path', help='folder of the crops that are cut; default: <data_path>_crops')
     add('--optimizer', choices=('sgd', 'adam'), help='default: sgd')
-    text = 'checkpoints kept, one an epoch of the schedule; default: 20'
     text = 'checkpoint (folder or prefix) of a training that is to go on in --output_path'
     add('--model_checkpoint_path', help=text)
     add('--TRAIN_MAX_STEPS', type=cli.positive, dest='steps', help='as --steps')
+    text = 'checkpoints kept, one an epoch of the schedule; default: 20'
     add('--keep_checkpoints', '--SAVE_MAX', type=cli.positive, help=text)
     return flags
 
