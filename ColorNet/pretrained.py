@@ -52,6 +52,7 @@ def resolve(checkpoint: str | None) -> str | None:
     """`checkpoint` as it is, or the prefix of the unpacked weights where it is one of names() and
     no file or folder."""
     if checkpoint in names() and not os.path.exists(checkpoint):
+        print(f'{checkpoint}: {facts(checkpoint)["license"]}', flush=True)
         return unpack(checkpoint)
     return checkpoint
 
@@ -63,7 +64,7 @@ def unpack(name: str) -> str:
     and other processes make no difference.
     """
     source = os.path.join(FOLDER, f'{name}.npz')
-    digest = files.fingerprint(source)[:8]
+    digest = files.fingerprint(source)[:6] + files.fingerprint(_told(name))[:6]
     parent = FOLDER if os.access(FOLDER, os.W_OK) else os.path.join('output', cli.MODEL.name)
     folder = os.path.join(os.path.abspath(parent), f'{name}-{digest}')
     prefix = os.path.join(folder, 'model.ckpt')
@@ -74,8 +75,10 @@ def unpack(name: str) -> str:
             made = os.path.join(scratch, 'made')
             arrays = weights.read_npz(source)
             cli.write_checkpoint(arrays, os.path.join(made, 'model.ckpt'), settings, source)
+            os.rename(made, folder)
+        except OSError:
             if not os.path.isdir(folder):  # else another process was quicker
-                os.rename(made, folder)
+                raise
         finally:
             shutil.rmtree(scratch)
     return prefix
@@ -83,7 +86,11 @@ def unpack(name: str) -> str:
 
 def facts(name: str) -> dict:
     """What pretrained/<name>.json says: settings, trained_on, license, commands, scores ..."""
-    return files.read_json(os.path.join(FOLDER, f'{name}.json'))
+    return files.read_json(_told(name))
+
+
+def _told(name):
+    return os.path.join(FOLDER, f'{name}.json')
 
 
 def pack(checkpoint: str, name: str, told: dict, bits: int = BITS) -> str:
@@ -119,7 +126,7 @@ def pack(checkpoint: str, name: str, told: dict, bits: int = BITS) -> str:
         np.savez_compressed(file, **arrays)
     text = {**told, 'updates': int(found['global_step']), 'commit': _commit(), 'settings': settings}
     text = json.dumps(text, indent=1, sort_keys=True)
-    files.write_text(os.path.join(FOLDER, f'{name}.json'), text + '\n')
+    files.write_text(_told(name), text + '\n')
     return path
 
 

@@ -104,6 +104,8 @@ def test_unpacked_once_and_again_when_the_weights_change(run, folder):
     pretrained.pack(other, 'small', TOLD)
     newer = pretrained.resolve('small')
     assert newer != prefix
+    pretrained.pack(other, 'small', {**TOLD, 'license': 'another'})
+    assert pretrained.resolve('small') not in (prefix, newer)
     assert weights.read_checkpoint(newer)['osvos/upscore-fuse/biases'] == 1
 
 
@@ -120,6 +122,7 @@ def test_programs_take_them_by_default_and_say_so(run, folder, tmp_path, capsys)
     assert export.main([f'--output_path={tmp_path}/exported']) == 0
     out = capsys.readouterr().out
     assert 'no --checkpoint: the weights that come along, --checkpoint=small' in out
+    assert 'small: for tests' in out  # the licence
     assert (tmp_path / 'exported' / 'OSVOS.pb').is_file()
     args = argparse.Namespace(checkpoint='small')
     pretrained.choose(args)
