@@ -135,9 +135,9 @@ def test_programs_take_them_by_default_and_say_so(run, folder, tmp_path, capsys)
         assert network(np.zeros((32, 48, 3), np.uint8)).shape == (32, 48)
 
 
-def test_weights_of_another_network_are_refused(run, folder, fails):
+def test_weights_of_another_network_are_refused(run, folder, fails, tmp_path):
     pretrained.pack(run, 'small', TOLD)
-    message = fails(export, '--set=channels=0.1')
+    message = fails(export, '--set=channels=0.1', f'--output_path={tmp_path}/exported')
     assert 'is not of this network' in message
 
 
