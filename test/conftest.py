@@ -31,11 +31,11 @@ def pytest_collection_modifyitems(items):
     if 'PYTEST_XDIST_WORKER' not in os.environ:
         return
 
-    def place(item):
+    def position(item):
         name = item.path.stem
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
-    items.sort(key=place)
+    items.sort(key=position)
 
 
 @pytest.fixture(scope='session')
