@@ -106,7 +106,7 @@ def conv(
 
 def batch_norm(x: tf.Tensor, name: str, training: bool, cfg) -> tf.Tensor:
     """Batch normalization, float32 [B, h, w, C]: by the batch's statistics while training, which go
-    to the collection STATISTICS (see moving_updates()), else by the moving ones."""
+    to the collection STATISTICS (see moving_statistics()), else by the moving ones."""
     channels = x.shape.as_list()[-1]
     zeros, ones = tf.zeros_initializer, tf.ones_initializer
     starts = dict(gamma=ones, beta=zeros, moving_mean=zeros, moving_variance=ones)
@@ -124,11 +124,11 @@ def batch_norm(x: tf.Tensor, name: str, training: bool, cfg) -> tf.Tensor:
         return y
 
 
-def moving_updates(decay: float) -> list:
-    """One assignment a moving statistic: every pass through the network moves it once, in the order
-    of the calls, passes without gradient too."""
+def moving_statistics(decay: float) -> list:
+    """[(moving statistic, its next value)]: every pass through the network moves it once, in the
+    order of the calls, passes without gradient too."""
     result = {}
     for moving, value in tf.get_collection(STATISTICS):
         variable, last = result.get(moving.op.name, (moving, moving))
         result[moving.op.name] = variable, last * decay + value * (1 - decay)
-    return [tf.assign(variable, value) for variable, value in result.values()]
+    return list(result.values())

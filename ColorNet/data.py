@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 
 from common import davis, files, masks, processes, youtube_vos
 
-from . import augment, npu, views
+from . import augment, ranks, views
 from .augment import Draws
 from .losses import ANCHORS, CROSS
 from .model import has_dul
@@ -39,7 +39,7 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     """Batches (features, labels) of model.network() and losses.losses(), endless from that of
     update cfg.start_step on; outside training HELD_OUT clips, once, of draws that no training
     uses."""
-    rank, cards = npu.rank() if training else (0, 1)
+    rank, cards = ranks.rank() if training else (0, 1)
     first = rank
     if training:
         first += cfg.get('start_step', 0) * cfg.batch_size * cards
@@ -94,7 +94,7 @@ def clips(cfg, first: int, step: int, training: bool):
 def numbers(cfg):
     """(number of the clip, number of its video or image), for ever: passes over all of them in an
     order seeded by the pass, cut to whole batches of all cards."""
-    count, whole = len(cfg.examples), cfg.batch_size * npu.rank()[1]
+    count, whole = len(cfg.examples), cfg.batch_size * ranks.rank()[1]
     length = count // whole * whole or count
     for epoch in itertools.count():
         order = np.random.RandomState([cfg.seed, epoch]).permutation(count)[:length]
@@ -112,7 +112,7 @@ def steps_an_epoch(cfg) -> int:
     single images cfg.coco_epoch clips, for the official loader counts the videos of its list there
     too (433 updates; dataloader_video_my_coco.py)."""
     count = cfg.coco_epoch if cfg.dataset == 'coco' else len(cfg.examples)
-    return max(1, count // (cfg.batch_size * npu.rank()[1]))
+    return max(1, count // (cfg.batch_size * ranks.rank()[1]))
 
 
 def find(root: str, cfg) -> list[list[str]]:

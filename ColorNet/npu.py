@@ -8,19 +8,25 @@ Ascend ModelZoo-TensorFlow, TF Adapter r1.1 - r1.15.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import functools
 import importlib.util
 import inspect
 import json
 import math
 import os
 import platform
+import shutil
+import tempfile
 import time
 
 import tensorflow.compat.v1 as tf
 
 from common import files
+
+from . import ranks
 
 STALLED = 200  # attempts without an update before a run gives up: the loss scale has collapsed
 
@@ -42,11 +48,6 @@ def choose_device(device: str) -> str:
     return 'npu' if found else 'cpu'
 
 
-def rank() -> tuple[int, int]:
-    """This process's rank and the number of cards, from RANK_ID and RANK_SIZE."""
-    return int(os.environ.get('RANK_ID') or 0), int(os.environ.get('RANK_SIZE') or 1)
-
-
 @contextlib.contextmanager
 def keep_float32(cfg):
     """Operators made inside stay float32 under mixed precision."""
@@ -63,15 +64,9 @@ def estimator(model_fn, cfg, model_dir: str):
     """NPUEstimator on Ascend, tf.estimator.Estimator on CPU, params=cfg."""
     model_dir = os.path.abspath(model_dir)
     if cfg.device != 'npu':
-        if rank()[1] > 1:
-            raise ValueError(
-                f'RANK_SIZE={rank()[1]}: several cards need the NPU, this is a CPU run'
-            )
         return tf.estimator.Estimator(model_fn, model_dir, _cpu_run_config(cfg), dict(cfg))
     from npu_bridge.npu_init import NPUEstimator
 
-    check_cards()
-    _check_loop(cfg)
     config = _npu_run_config(cfg, model_dir)
     return NPUEstimator(model_fn=model_fn, model_dir=model_dir, params=dict(cfg), config=config)
 
@@ -85,12 +80,24 @@ def session(cfg) -> tf.Session:
     options.parameter_map['use_off_line'].b = True
     options.parameter_map['graph_run_mode'].i = 0  # inference
     options.parameter_map['precision_mode'].s = cfg.precision_mode.encode()
+    options.parameter_map['op_compiler_cache_mode'].s = b'enable'  # in CANN's own folder
+    if cfg.precision_mode.startswith('allow_mix_precision'):
+        options.parameter_map['modify_mixlist'].s = _mixlist(cfg, _scratch()).encode()
     return tf.Session(config=config)
+
+
+@functools.lru_cache(maxsize=None)
+def _scratch():
+    """A folder that lives as long as this process."""
+    folder = tempfile.mkdtemp(prefix='npu-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _cpu_session_config():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+    config = tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+    return ranks.join(config) if ranks.rank()[1] > 1 else config
 
 
 def _cpu_run_config(cfg):
@@ -163,53 +170,96 @@ def _mixlist(cfg, model_dir):
 
 
 def known(function, settings: dict) -> dict:
-    """The settings that the installed adapter's signature has; the dropped ones are printed."""
+    """The settings that the installed adapter's signature has; the dropped ones are printed.
+
+    Raises:
+      RuntimeError: it has no precision_mode or session_config, which no run may lose.
+    """
     names = inspect.signature(function).parameters
+    if any(each.kind == each.VAR_KEYWORD for each in names.values()):
+        return settings
     dropped = sorted(set(settings) - set(names))
+    if {'precision_mode', 'session_config'} & set(dropped):
+        raise RuntimeError(f'{function} of this npu_bridge takes no {", ".join(dropped)}')
     if dropped:
         print(f'this npu_bridge has no {", ".join(dropped)}: left out', flush=True)
     return {key: value for key, value in settings.items() if key in names}
 
 
-def check_cards() -> None:
-    """ValueError where the environment of a run on several cards cannot work."""
-    number, cards = rank()
-    table = os.environ.get('RANK_TABLE_FILE')
-    if cards == 1:
+def prepare_ranks(cfg) -> None:
+    """Checks the environment of a run on several ranks; without an NPU starts this rank's server.
+
+    Raises:
+      ValueError: it cannot work, or a setting needs one rank.
+    """
+    if cfg.device == 'npu':
+        ranks.check_cards()
         return
-    if not table or not os.path.isfile(table):
+    if cfg.get('accumulate', 1) > 1:
         raise ValueError(
-            f'RANK_SIZE={cards} needs RANK_TABLE_FILE, tried {table!r}; the README shows its form'
+            f'accumulate={cfg.accumulate}: without an NPU several ranks take a batch in one pass; '
+            'give --set accumulate=1 and the --batch_size that fits'
         )
-    with open(table) as f:
-        servers = json.load(f)['server_list']
-    ids = sorted(int(device['rank_id']) for server in servers for device in server['device'])
-    if ids != list(range(cards)) or not 0 <= number < cards:
-        raise ValueError(f'{table} lists ranks {ids}, expected 0..{cards - 1} (RANK_ID={number})')
+    _cpu_session_config()
 
 
-def _check_loop(cfg):
-    for key in ('checkpoint_steps', 'log_steps', 'train_steps'):
-        if cfg[key] % cfg.iterations_per_loop:
-            raise ValueError(
-                f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
-                f'{cfg.iterations_per_loop} on the NPU'
-            )
+def fit_loop(cfg, keys=('train_steps', 'checkpoint_steps', 'log_steps')) -> None:
+    """Makes numbers of updates among the settings multiples of iterations_per_loop, which the NPU
+    needs, and says so; on CPU a call is one update."""
+    loop = cfg.iterations_per_loop
+    if loop > 1 and cfg.device != 'npu':
+        print(f'iterations_per_loop={loop} is for the NPU: 1 here', flush=True)
+        cfg.iterations_per_loop = loop = 1
+    for key in keys:
+        if cfg[key] % loop:
+            more = -(-cfg[key] // loop) * loop
+            print(f'{key}={more}, was {cfg[key]}: a multiple of iterations_per_loop', flush=True)
+            cfg[key] = more
 
 
-def wrap_optimizer(optimizer, cfg):
-    """The optimizer with gradient averaging over cards and loss scaling on the NPU, as it is on
-    CPU.
+class _WithStatistics(tf.train.Optimizer):
+    """Moves batch statistics where gradients are applied: an update that loss scaling skips leaves
+    both as they are."""
+
+    def __init__(self, inner, statistics):
+        """The optimizer of one rank, and what wrap_optimizer() is given."""
+        super().__init__(use_locking=False, name='WithStatistics')
+        self.inner, self.statistics = inner, statistics
+
+    def compute_gradients(self, *args, **kwargs):
+        """As the inner optimizer."""
+        return self.inner.compute_gradients(*args, **kwargs)
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """Moves the statistics and applies the gradients."""
+        moved = [tf.assign(variable, value) for variable, value in self.statistics]
+        with tf.control_dependencies(moved):
+            return self.inner.apply_gradients(grads_and_vars, global_step, name)
+
+    def variables(self):
+        """Of the inner optimizer."""
+        return self.inner.variables()
+
+
+def wrap_optimizer(optimizer, cfg, statistics=()):
+    """The optimizer with gradients averaged over the ranks, and with loss scaling on the NPU.
 
     Call it outside every control-dependency scope: the loss-scale variables may not depend on
     anything.
+
+    Args:
+      optimizer: of one rank.
+      cfg: device, loss_scale.
+      statistics: [(moving statistic, its next value)], assigned where gradients are applied.
     """
+    count = ranks.rank()[1]
+    if statistics:
+        optimizer = _WithStatistics(optimizer, statistics)
     if cfg.get('device', 'cpu') != 'npu':
-        return optimizer
+        return ranks.AveragedOptimizer(optimizer) if count > 1 else optimizer
     from npu_bridge import npu_init as npu
 
-    cards = rank()[1]
-    optimizer = npu.npu_tf_optimizer(optimizer) if cards > 1 else optimizer
+    optimizer = npu.npu_tf_optimizer(optimizer) if count > 1 else optimizer
     if cfg.loss_scale == 'none':
         return optimizer
     if cfg.loss_scale == 'dynamic':  # the zoo's usual values (ascend ports, 100 of 125 uses)
@@ -222,7 +272,7 @@ def wrap_optimizer(optimizer, cfg):
     else:
         manager = npu.FixedLossScaleManager(loss_scale=float(cfg.loss_scale))
     tf.identity(manager.get_loss_scale(), name='progress_loss_scale')
-    return npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=cards > 1)
+    return npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=count > 1)
 
 
 class ProgressHook(tf.train.SessionRunHook):
@@ -238,7 +288,7 @@ class ProgressHook(tf.train.SessionRunHook):
         of a run that is killed before it; `loss_path`: a file that gets one loss a line. The
         graph's loss is named `train_loss`."""
         self.folder = folder
-        self.steps, self.images = cfg.train_steps, cfg.batch_size * rank()[1]
+        self.steps, self.images = cfg.train_steps, cfg.batch_size * ranks.rank()[1]
         left = self.steps - cfg.get('start_step', 0)
         self.every = max(1, min(cfg.log_steps, left // 3))
         self.loop = cfg.iterations_per_loop
@@ -307,7 +357,8 @@ class ProgressHook(tf.train.SessionRunHook):
 
 def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = None) -> None:
     """Prints the model-zoo result block and writes `folder`/<CaseName>.log, keys and units of the
-    zoo; throughput and loss are those that the training left in `run_folder`.
+    zoo; throughput and loss are those that the training left in `run_folder`, of several ranks
+    those of the slowest.
 
     ActualFPS: images/s over all cards; TrainingTime: ms a step; E2ETrainingTime: s since
     START_TIME.
@@ -315,16 +366,15 @@ def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = Non
     Raises:
       RuntimeError: no throughput was measured (fewer than two progress intervals).
     """
-    path = os.path.join(run_folder, 'speed.json')
-    if not os.path.isfile(path):
+    speed = ranks.slowest(run_folder)
+    if not speed:
         raise RuntimeError(
             'no throughput figure: fewer than two progress intervals were run; give '
             'more --steps than the output folder has already'
         )
-    speed = files.read_json(path)
     seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
     rows = {
-        'Network': cfg.name, 'RankSize': rank()[1], 'BatchSize': cfg.batch_size,
+        'Network': cfg.name, 'RankSize': ranks.rank()[1], 'BatchSize': cfg.batch_size,
         'DeviceType': platform.machine(), 'CaseName': case_name(cfg),
         'ActualFPS': f'{speed["fps"]:.2f}',
         'TrainingTime': f'{speed["images"] * 1000 / speed["fps"]:.2f}',
@@ -344,7 +394,7 @@ def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = Non
 def case_name(cfg) -> str:
     """<Network>[_bindcore]_bs<B>_<cards>p_<acc|perf>, the zoo's name of a run."""
     bind = '_bindcore' if os.environ.get('BIND_CORE') else ''
-    return f'{cfg.name}{bind}_bs{cfg.batch_size}_{rank()[1]}p_{cfg.case}'
+    return f'{cfg.name}{bind}_bs{cfg.batch_size}_{ranks.rank()[1]}p_{cfg.case}'
 
 
 def _folder(*parts):

@@ -20,8 +20,8 @@ import sys
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from . import cli, data, evaluate, model, npu, pretrained
-from .backbone import moving_updates
+from . import cli, data, evaluate, model, npu, pretrained, ranks
+from .backbone import moving_statistics
 from .config import check_settings, from_json, get_config
 from .losses import losses
 
@@ -99,11 +99,10 @@ def update(loss: tf.Tensor, cfg):
     step = tf.train.get_or_create_global_step()
     rate = learning_rate(step, cfg)
     tf.summary.scalar('learning_rate', rate)
-    optimizer = npu.wrap_optimizer(AdamW(rate, cfg), cfg)
+    # Some passes give statistics alone.
+    optimizer = npu.wrap_optimizer(AdamW(rate, cfg), cfg, moving_statistics(cfg.bn_decay))
     pairs = optimizer.compute_gradients(loss)
     pairs = [(g, v) for g, v in pairs if g is not None]  # the others are not decayed either
-    with tf.control_dependencies(moving_updates(cfg.bn_decay)):  # some passes give statistics alone
-        pairs = [(tf.identity(g), v) for g, v in pairs]
     return optimizer.apply_gradients(pairs, step)
 
 
@@ -142,7 +141,7 @@ def say_schedule(cfg, epoch: int) -> None:
       cfg: of the run.
       epoch: updates of one.
     """
-    cards = npu.rank()[1]
+    cards = ranks.rank()[1]
     clips = cfg.train_steps * cfg.batch_size * cards
     print(
         f'{cfg.train_steps} updates, {epoch} an epoch, {clips} clips in all; a checkpoint every '
@@ -166,11 +165,11 @@ def train(cfg, args, saved=None) -> str:
       args: output_path, and result_path for the zoo's files.
       saved: settings that config.json keeps; default: cfg.
     """
-    hook = cli.begin_run(cfg, args, saved)
-    with data.readers(cfg):
+    with data.readers(cfg):  # forked, so before the first session, which ranks have at once
+        hook = cli.begin_run(cfg, args, saved)
         run = npu.estimator(model_fn, cfg, args.output_path)
         run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=[hook])
-    return cli.end_run(args)
+    return cli.end_run(cfg, args)
 
 
 def loss_of(features, labels, cfg) -> tf.Tensor:

@@ -159,7 +159,7 @@ def _tap_gradients(x, dy, rate):
 
 def batch_norm(x, name: str, training: bool, cfg, decay: float | None = None, weight=None):
     """Batch normalization: by the batch's statistics while training, which go to the collection
-    STATISTICS (see moving_updates()), else by the moving ones.
+    STATISTICS (see moving_statistics()), else by the moving ones.
 
     Args:
       x: float32 [B, h, w, C].
@@ -211,11 +211,11 @@ def _weighted_norm(x, gamma, beta, weight):
     return y, mean, variance * count / (count - 1)
 
 
-def moving_updates() -> list:
-    """Assignments, one a moving statistic; where a layer was called several times, its statistics
+def moving_statistics() -> list:
+    """[(moving statistic, its next value)]; where a layer was called several times, its statistics
     are taken in the order of the calls."""
     result = {}
     for moving, value, decay in tf.get_collection(STATISTICS):
         variable, last = result.get(moving.op.name, (moving, moving))
         result[moving.op.name] = variable, last * decay + value * (1 - decay)
-    return [tf.assign(variable, value) for variable, value in result.values()]
+    return list(result.values())

@@ -30,7 +30,7 @@ from easydict import EasyDict
 
 from common import files, weights
 
-from . import config, npu
+from . import config, npu, ranks
 
 PRECISION_MODES = (
     'allow_mix_precision',
@@ -553,10 +553,14 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
       ValueError: the folder holds another run (model, case, preset, network), or one is running.
     """
     folder = writable(args.output_path)
+    npu.fit_loop(cfg)
     source = cfg if settings is None else settings
     keys = [*config.get_config(cfg.preset), 'case', 'trained_on']
     settings = json.loads(json.dumps({key: source.get(key) for key in keys}))
     _lock(folder)
+    if ranks.rank()[1] > 1:
+        npu.prepare_ranks(cfg)
+        ranks.agree(folder, cfg.device)
     cfg.start_step = 0
     if os.path.isfile(os.path.join(folder, 'checkpoint')):
         prefix = weights.checkpoint_prefix(folder)
@@ -622,10 +626,11 @@ def _forget_paths(folder):
     files.write_text(os.path.join(folder, 'checkpoint'), str(state))
 
 
-def end_run(args) -> str:
-    """Frees the folder of a run that has ended; prints and returns the prefix of its last
-    checkpoint."""
+def end_run(cfg, args) -> str:
+    """Frees the folder of a run that has ended on all ranks; prints and returns the prefix of its
+    last checkpoint."""
     folder = os.path.abspath(args.output_path)
+    ranks.leave(cfg.device)
     _forget_paths(folder)
     if folder in _LOCKS:
         _LOCKS.pop(folder).close()
@@ -636,8 +641,10 @@ def end_run(args) -> str:
 
 def write_result(cfg, args, accuracy) -> None:
     """Writes the zoo's result files, with --case acc the score of accuracy(cfg, data_path,
-    checkpoint, output_path) too, then the marker `finished`; nothing without --result_path."""
-    if not args.result_path:
+    checkpoint, output_path) too, then the marker `finished`; nothing without --result_path, and on
+    rank 0 alone. The marker of several ranks is written by what has started them."""
+    number, count = ranks.rank()
+    if not args.result_path or number:
         return
     score = None
     if args.case == 'acc':
@@ -646,7 +653,8 @@ def write_result(cfg, args, accuracy) -> None:
     npu.write_result(cfg, args.result_path, args.output_path, score)
     if cfg.case == 'perf':
         print('a performance run: its weights are of no use; bash test/train_full_1p.sh trains')
-    files.write_text(os.path.join(args.result_path, 'finished'), '')
+    if count == 1:
+        files.write_text(os.path.join(args.result_path, 'finished'), '')
 
 
 def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: str) -> str:

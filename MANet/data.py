@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from common import davis, files, masks, processes
 
-from . import npu, robot
+from . import ranks, robot
 
 SHIFT, SCALE, TURN = 0.05, 0.025, 3.0  # share of the size, share, degrees (mask_damaging.py)
 CHECKED = 32  # examples outside training
@@ -54,7 +54,7 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     """
     first, step = 0, 1
     if training:
-        rank, step = npu.rank()
+        rank, step = ranks.rank()
         first = cfg.get('start_step', 0) * cfg.batch_size * step + rank
     shapes, types = example_types(cfg)
     found = tf.data.Dataset.from_generator(

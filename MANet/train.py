@@ -19,8 +19,8 @@ from easydict import EasyDict
 
 from common import davis, weights
 
-from . import cli, corrections, data, evaluate, model, npu, pretrained
-from .backbone import moving_updates
+from . import cli, corrections, data, evaluate, model, npu, pretrained, ranks
+from .backbone import moving_statistics
 from .config import get_config
 from .losses import losses
 
@@ -93,7 +93,7 @@ def make_optimizer(step: tf.Tensor, cfg) -> tf.train.Optimizer:
 
 def update(loss: tf.Tensor, step: tf.Tensor, cfg):
     """One step: gradients clipped by their global norm, then weight decay added."""
-    optimizer = npu.wrap_optimizer(make_optimizer(step, cfg), cfg)
+    optimizer = npu.wrap_optimizer(make_optimizer(step, cfg), cfg, moving_statistics())
     chosen = [v for v in tf.trainable_variables() if trains(v, cfg)]
     pairs = [(g, v) for g, v in optimizer.compute_gradients(loss, chosen) if g is not None]
     if cfg.clip and cfg.stage == 1:
@@ -102,7 +102,7 @@ def update(loss: tf.Tensor, step: tf.Tensor, cfg):
         shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
         pairs = [(g * shrink, v) for g, v in pairs]
     pairs = [(g + cfg.weight_decay * v, v) for g, v in pairs]
-    train_op = tf.group(optimizer.apply_gradients(pairs, step), *moving_updates())
+    train_op = optimizer.apply_gradients(pairs, step)
     keep_momenta([v for v in tf.trainable_variables() if v not in chosen])
     return train_op
 
@@ -149,18 +149,13 @@ def prepare(args, cfg) -> None:
     cfg.examples = sorted(cfg.counts)
     cfg.objects = max(cfg.objects, *cfg.counts.values())
     if cfg.train_epochs:
-        steps = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
+        steps = len(cfg.examples) // (cfg.batch_size * ranks.rank()[1])
         cfg.train_steps = cfg.train_epochs * max(1, steps)
     elif not args.steps and cfg.case != 'perf':
-        keep_examples(cfg, npu.rank()[1])
+        keep_examples(cfg, ranks.rank()[1])
     if cfg.case == 'perf' and cfg.stage1_steps:  # timed: one kind of update
         cfg.train_steps = min(cfg.train_steps, cfg.stage1_steps)
-    for key in ('stage1_steps', 'cycle'):
-        if cfg.device == 'npu' and cfg[key] % cfg.iterations_per_loop:
-            raise ValueError(
-                f'{key}={cfg[key]} must be a multiple of iterations_per_loop='
-                f'{cfg.iterations_per_loop} on the NPU'
-            )
+    npu.fit_loop(cfg, ('stage1_steps', 'cycle'))
     cfg.stage = 1 if cfg.stage1_steps else 2
     if cfg.stage == 2:
         check_stage2_start(args)
@@ -210,15 +205,15 @@ def train(cfg, args, saved=None) -> str:
       args: output_path, and result_path for the zoo's files.
       saved: settings that config.json keeps; default: cfg.
     """
-    hook = cli.begin_run(cfg, args, saved)
-    step = cfg.start_step
-    with data.readers(cfg):  # once: they are forked, which sessions forbid
+    with data.readers(cfg):  # forked, so before the first session, which ranks have at once
+        hook = cli.begin_run(cfg, args, saved)
+        step = cfg.start_step
         while step < cfg.train_steps:
             part, end = part_of(cfg, args.output_path, step)
             run = npu.estimator(model_fn, part, args.output_path)
             run.train(functools.partial(data.input_fn, part, True), max_steps=end, hooks=[hook])
             step = end
-    return cli.end_run(args)
+    return cli.end_run(cfg, args)
 
 
 def part_of(cfg, output_path: str, step: int) -> tuple:

@@ -17,6 +17,7 @@ MOBILE = (64, 128, 128, 256, 256) + (512,) * 6 + (1024, 1024)  # of the separabl
 MOBILE_STRIDED = (2, 4, 6, 12)  # separable layers of stride 2 (MobileNet-v1 table 1)
 BN_EPSILON = 1e-3  # model_func.py, mobilenet_v1.py
 PIXEL_STD = 57.4  # grey levels, of ImageNet; divides the first layer's scratch init
+STATISTICS = 'batch_norm_statistics'  # collection: (moving variable, value of this batch, decay)
 STRIP = 8  # rows of a strip in the filter gradient: fastest of 4..32 measured on AVX-512 CPUs
 
 
@@ -175,8 +176,8 @@ def _tap_gradients(x, dy, rate):
 def batch_norm(x: tf.Tensor, training: bool, decay: float, cfg) -> tf.Tensor:
     """Batch normalisation with slim's variable names, float32 [B, h, w, C].
 
-    While training with the statistics of the batch, by which the operators in
-    tf.GraphKeys.UPDATE_OPS update the moving ones; else with the moving ones.
+    While training by the statistics of the batch, which go to the collection STATISTICS (see
+    moving_statistics()), else by the moving ones.
     """
     channels = x.shape.as_list()[-1]
     with npu.keep_float32(cfg):
@@ -185,14 +186,23 @@ def batch_norm(x: tf.Tensor, training: bool, decay: float, cfg) -> tf.Tensor:
             return x * factor + offset
         beta, gamma, *statistics = _norm_variables(channels)
         y, *found = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON)
-        _update_moving(statistics, found, decay)
+        _collect(statistics, found, decay)
         return y
 
 
-def _update_moving(statistics, found, decay):
+def _collect(statistics, found, decay):
     for moving, value in zip(statistics, found):
-        update = tf.assign_sub(moving, (moving - value) * (1 - decay))
-        tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        tf.add_to_collection(STATISTICS, (moving, value, decay))
+
+
+def moving_statistics() -> list:
+    """[(moving statistic, its next value)]; where a layer was called several times, its statistics
+    are taken in the order of the calls."""
+    result = {}
+    for moving, value, decay in tf.get_collection(STATISTICS):
+        variable, last = result.get(moving.op.name, (moving, moving))
+        result[moving.op.name] = variable, last - (last - value) * (1 - decay)
+    return list(result.values())
 
 
 def folded_norm(channels: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -207,7 +217,7 @@ def batch_norm_of_line(maps: list, weights: tf.Tensor, decay: float):
     statistics of all of them as of one batch.
 
     The mean of w * m is w * mean(m), its variance w^2 * var(m): so the convolution, which would
-    give a map a channel, need not be made. Updates the moving statistics once.
+    give a map a channel, need not be made. The moving statistics move once.
 
     Args:
       maps: float32 [B, h, w, 1].
@@ -225,7 +235,7 @@ def batch_norm_of_line(maps: list, weights: tf.Tensor, decay: float):
     variance = tf.add_n(parts)
     unbiased = variance * (total / max(total - 1, 1))  # as tf.nn.fused_batch_norm returns it
     found = [weights * mean, tf.square(weights) * unbiased]
-    _update_moving(statistics, found, decay)
+    _collect(statistics, found, decay)
     scale = gamma * tf.rsqrt(tf.square(weights) * variance + BN_EPSILON)
     return scale * weights, beta - scale * weights * mean
 

@@ -26,7 +26,7 @@ from common import coco, davis, files, masks, youtube_vos
 from common.files import stem
 from common.videos import binary
 
-from . import guides, npu
+from . import guides, ranks
 
 SPLITS = {'coco': 'train2017', 'davis': 'train', 'youtube_vos': 'train'}
 
@@ -144,7 +144,7 @@ def training_samples(cfg, k: int):
     An epoch is a permutation seeded by its number, padded to a multiple of the cards and strided
     over them, so that all cards take equally many steps.
     """
-    rank, cards = npu.rank()
+    rank, cards = ranks.rank()
     length = -(-len(cfg.examples) // cards) * cards  # of an epoch over all cards
     scale_of = np.repeat(np.arange(len(cfg.scales)), parts(cfg))  # of every example of a batch
     first = cfg.get('start_step', 0) * cfg.batch_size

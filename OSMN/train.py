@@ -19,7 +19,8 @@ from easydict import EasyDict
 
 from common import coco, davis, videos, youtube_vos
 
-from . import cli, data, evaluate, model, npu, pretrained
+from . import cli, data, evaluate, model, npu, pretrained, ranks
+from .backbone import moving_statistics
 from .config import get_config
 from .losses import losses
 
@@ -33,10 +34,10 @@ def model_fn(features, labels, mode, params):
     step = tf.train.get_or_create_global_step()
     rate = learning_rate(step, cfg)
     tf.summary.scalar('learning_rate', rate)
-    optimizer = npu.wrap_optimizer(tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon), cfg)
+    adam = tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon)
+    optimizer = npu.wrap_optimizer(adam, cfg, moving_statistics())
     gradients = optimizer.compute_gradients(loss, trained_variables(cfg))
-    update = optimizer.apply_gradients(decayed_gradients(gradients, cfg), step)
-    train_op = tf.group(update, *tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+    train_op = optimizer.apply_gradients(decayed_gradients(gradients, cfg), step)
     cli.init_from_checkpoint(cfg)
     return tf.estimator.EstimatorSpec(mode, loss=tf.identity(loss, 'train_loss'), train_op=train_op)
 
@@ -115,7 +116,7 @@ def prepare(args, cfg) -> None:
     cfg.init_from = checkpoint_to_start_from(args, cfg)
     cache = None if args.dry_run else cfg.cache_path or cli.writable(args.output_path)
     cfg.examples = data.examples(root, cfg, cache)
-    steps_an_epoch = len(cfg.examples) // (cfg.batch_size * npu.rank()[1])
+    steps_an_epoch = len(cfg.examples) // (cfg.batch_size * ranks.rank()[1])
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * max(1, steps_an_epoch)
 
 
@@ -164,7 +165,7 @@ def train(cfg, args, saved=None) -> str:
     params = EasyDict({key: value for key, value in cfg.items() if key != 'examples'})
     run = npu.estimator(model_fn, params, args.output_path)
     run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=[hook])
-    return cli.end_run(args)
+    return cli.end_run(cfg, args)
 
 
 @cli.program

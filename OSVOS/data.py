@@ -20,7 +20,7 @@ import tensorflow.compat.v1 as tf
 from common import davis, masks
 from common.videos import binary
 
-from . import npu
+from . import ranks
 
 MEAN = np.array([104.00699, 116.66877, 122.67892], np.float32)  # B, G, R grey levels (OSVOS README)
 TABLE = (np.arange(256, dtype=np.float32)[:, None] - MEAN)[None]  # of every grey level minus mean
@@ -64,7 +64,7 @@ def training_samples(cfg):
     over them, so that all cards take equally many steps (MindSpore port, dataset.py). Three draws
     an example (OSVOS-PyTorch).
     """
-    rank, cards = npu.rank()
+    rank, cards = ranks.rank()
     length = -(-len(cfg.pairs) // cards) * cards  # of an epoch over all cards
     first = cfg.get('start_step', 0) * cfg.batch_size * cards + rank
     epoch, order = None, None

@@ -17,7 +17,7 @@ from easydict import EasyDict
 
 from common import davis
 
-from . import cli, data, evaluate, model, npu, pretrained
+from . import cli, data, evaluate, model, npu, pretrained, ranks
 from .config import get_config
 from .losses import losses
 from .optimizer import averaged_gradients, make_optimizer, scaled_gradients
@@ -40,7 +40,7 @@ def prepare(args, cfg) -> None:
     """Fills what a run needs in its settings: examples, steps, the checkpoint to start from."""
     cfg.data_path = davis.resolve(cli.data_root(args, cfg), cfg.year)
     cfg.pairs = data.pairs(cfg.data_path, 'train', cfg.year)
-    steps_an_epoch = len(cfg.pairs) // (cfg.batch_size * npu.rank()[1])
+    steps_an_epoch = len(cfg.pairs) // (cfg.batch_size * ranks.rank()[1])
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * max(1, steps_an_epoch)
     cfg.init_from = cli.checkpoint_to_start_from(args, cfg)
 
@@ -56,7 +56,7 @@ def train(cfg, args, saved=None) -> str:
     hook = cli.begin_run(cfg, args, saved)
     run = npu.estimator(model_fn, cfg, args.output_path)
     run.train(lambda: data.input_fn(cfg, True), max_steps=cfg.train_steps, hooks=[hook])
-    return cli.end_run(args)
+    return cli.end_run(cfg, args)
 
 
 def loss_of(features, labels, cfg) -> tf.Tensor:

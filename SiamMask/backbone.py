@@ -139,7 +139,7 @@ def _tap_gradients(x, dy, rate):
 
 def batch_norm(x: tf.Tensor, name: str, training: bool, cfg, start: str = 'ones') -> tf.Tensor:
     """Batch normalization, float32 [B, h, w, C]: by the batch's statistics while training, which go
-    to the collection STATISTICS (see moving_updates()), else by the moving ones.
+    to the collection STATISTICS (see moving_statistics()), else by the moving ones.
 
     Args:
       x: float32 [B, h, w, C].
@@ -167,11 +167,11 @@ def batch_norm(x: tf.Tensor, name: str, training: bool, cfg, start: str = 'ones'
         return y
 
 
-def moving_updates() -> list:
-    """One assignment a moving statistic: a layer that saw template and search moves twice, in the
-    order of the calls, as it does in PyTorch."""
+def moving_statistics() -> list:
+    """[(moving statistic, its next value)]: a layer that saw template and search moves twice, in
+    the order of the calls, as it does in PyTorch."""
     result = {}
     for moving, value in tf.get_collection(STATISTICS):
         variable, last = result.get(moving.op.name, (moving, moving))
         result[moving.op.name] = variable, last * BN_DECAY + value * (1 - BN_DECAY)
-    return [tf.assign(variable, value) for variable, value in result.values()]
+    return list(result.values())

@@ -25,7 +25,7 @@ import tensorflow.compat.v1 as tf
 
 from common import files, masks, processes
 
-from . import npu
+from . import ranks
 from .losses import targets
 from .model import PATCH, STRIDE, TEMPLATE
 from .tracker import CROP, box_in_crop, warp_window
@@ -40,7 +40,7 @@ COLORS = np.array(  # directions of the color noise, R, G, B gray levels (PT rgb
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
     """Batches (features, labels) of model.network() and losses.losses(), from that of update
     cfg.start_step on; outside training 128 pairs, once, of draws that no training uses."""
-    rank, cards = npu.rank() if training else (0, 1)
+    rank, cards = ranks.rank() if training else (0, 1)
     first = cfg.get('start_step', 0) * cfg.batch_size * cards + rank if training else 0
     shapes, types = signature(cfg)
     pairs = functools.partial(examples, cfg, first, cards, training)

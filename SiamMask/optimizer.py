@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from . import npu
-from .backbone import moving_updates
+from . import npu, ranks
+from .backbone import moving_statistics
 
 EPOCHS = 20  # of the schedule; a training of any length passes through all of them (PT --epochs)
 BATCH = 64  # pairs a step that the rates are for (PT -b 64)
@@ -20,8 +20,8 @@ def update(loss: tf.Tensor, cfg) -> tuple:
     added, the backbone's scaled.
 
     On CPU an update whose loss or gradient is not finite, or whose loss is above cfg.highest_loss,
-    is left out, and the reported loss is infinite: zero gradients, rate 0 and momentum 1 change
-    nothing and need no condition. The NPU has its loss scale for that.
+    is left out, and the reported loss is infinite: zero gradients, rate 0, momentum 1 and the old
+    batch statistics change nothing and need no condition. The NPU has its loss scale for that.
     """
     step = tf.train.get_or_create_global_step()
     rate, momentum = learning_rate(step, cfg), momentum_factor(step, cfg)
@@ -30,7 +30,8 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         optimizer = tf.train.AdamOptimizer(lambda: setting['rate'])
     else:
         optimizer = tf.train.MomentumOptimizer(lambda: setting['rate'], lambda: setting['momentum'])
-    optimizer = npu.wrap_optimizer(optimizer, cfg)
+    statistics = moving_statistics()
+    optimizer = npu.wrap_optimizer(optimizer, cfg, statistics)
     pairs = optimizer.compute_gradients(loss, trained_variables(cfg))
     pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(gradient * gradient) for gradient, _ in pairs]))
@@ -43,6 +44,7 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         decay = tf.where(good, cfg.weight_decay, 0.0)
         rate, momentum = tf.where(good, rate, 0.0), tf.where(good, momentum, 1.0)
         reported = tf.where(good, loss, np.inf)
+        statistics[:] = [(old, tf.where(good, new, old)) for old, new in statistics]
     setting.update(rate=rate, momentum=momentum)
     tf.summary.scalar('learning_rate', rate)
     tf.summary.scalar('gradient_norm', norm)
@@ -54,8 +56,7 @@ def update(loss: tf.Tensor, cfg) -> tuple:
     for variable in tf.trainable_variables():  # all stages then have the same checkpoint
         if variable.op.name not in names:
             changes.append((tf.zeros_like(variable), variable))
-    train_op = tf.group(optimizer.apply_gradients(changes, step), *moving_updates())
-    return train_op, reported
+    return optimizer.apply_gradients(changes, step), reported
 
 
 def trained_variables(cfg) -> list:
@@ -86,7 +87,7 @@ def learning_rates(cfg) -> np.ndarray:
     ratio = cfg.learning_rate / cfg.warmup_rate
     rising = cfg.warmup_rate * ratio ** (np.arange(warm) / max(1, warm))
     falling = np.geomspace(cfg.learning_rate, cfg.end_learning_rate, EPOCHS - warm)
-    rates = np.concatenate([rising, falling]) * cfg.batch_size * npu.rank()[1] / BATCH
+    rates = np.concatenate([rising, falling]) * cfg.batch_size * ranks.rank()[1] / BATCH
     return rates.astype(np.float32)
 
 

@@ -31,7 +31,7 @@ from pycocotools import mask as rle
 from common import coco, davis, files, masks, processes, youtube_vos
 from common.files import stem
 
-from . import cli, npu
+from . import cli
 from .config import BASE_SETS
 from .model import TEMPLATE
 from .tracker import CROP, context, warp_window
@@ -151,10 +151,8 @@ def find(root: str, cfg, folder: str, cut_missing: bool = True) -> dict:
             result[name] = given
             continue
         ready = os.path.isfile(os.path.join(own, file_name))
-        if source and (ready or (cut_missing and npu.rank()[1] == 1)):
-            files.claim(own, facts(name, source))
-        if source and cut_missing and not ready and npu.rank()[1] == 1:
-            cut(name, source, own, cfg.workers)
+        if source and (ready or cut_missing):
+            _cut_once(name, source, own, file_name, cfg.workers)
             ready = True
         if ready:
             result[name] = own
@@ -169,6 +167,15 @@ def find(root: str, cfg, folder: str, cut_missing: bool = True) -> dict:
         cfg.datasets = [entry for entry in cfg.datasets if entry[0] in result]
         print(f'data: only {", ".join(result)} is there: preset smoke trains on that', flush=True)
     return result
+
+
+def _cut_once(name, source, folder, file_name, workers):
+    """Cuts a set where it has not been cut; of several ranks one does, the others wait for it."""
+    os.makedirs(folder, exist_ok=True)
+    with files.locked(f'{folder}.lock'):
+        files.claim(folder, facts(name, source))
+        if not os.path.isfile(os.path.join(folder, file_name)):
+            cut(name, source, folder, workers)
 
 
 def check(root: str, cfg, every: bool = False) -> dict:

@@ -21,7 +21,7 @@ from easydict import EasyDict
 
 from common import files, weights
 
-from . import cli, data, evaluate, model, npu, optimizer, pretrained
+from . import cli, data, evaluate, model, npu, optimizer, pretrained, ranks
 from . import prepare as crops
 from .config import from_json, get_config
 from .losses import losses
@@ -59,7 +59,7 @@ def prepare(args, cfg) -> None:
     cfg.crops = crops.find(cfg.data_path, cfg, folder, cut_missing=not args.dry_run)
     if crops.are_drawn(cfg.crops):
         cfg.trained_on[-1] = 'drawn data'
-    steps_an_epoch = max(1, cfg.pairs // (cfg.batch_size * npu.rank()[1]))
+    steps_an_epoch = max(1, cfg.pairs // (cfg.batch_size * ranks.rank()[1]))
     cfg.train_steps = cfg.train_steps or cfg.train_epochs * steps_an_epoch
     if not cfg.checkpoint_steps:
         loops = -(-cfg.train_steps // (optimizer.EPOCHS * cfg.iterations_per_loop))
@@ -129,19 +129,19 @@ def train(cfg, args, saved=None) -> str:
       args: output_path, and result_path for the zoo's files.
       saved: settings that config.json keeps; default: cfg.
     """
-    hook = cli.begin_run(cfg, args, saved)
-    thaw = optimizer.thaw_step(cfg)
-    ends = [cfg.train_steps]
-    if cfg.start_step < thaw:
-        ends.insert(0, thaw)
-    with data.readers(cfg):
+    with data.readers(cfg):  # forked, so before the first session, which ranks have at once
+        hook = cli.begin_run(cfg, args, saved)
+        thaw = optimizer.thaw_step(cfg)
+        ends = [cfg.train_steps]
+        if cfg.start_step < thaw:
+            ends.insert(0, thaw)
         for end in ends:
             stage = EasyDict(cfg, thawed=0 <= thaw < end)
             if stage.thawed and cfg.start_step < thaw:
                 stage.update(start_step=thaw, init_from='')
             run = npu.estimator(model_fn, stage, args.output_path)
             run.train(lambda stage=stage: data.input_fn(stage, True), max_steps=end, hooks=[hook])
-    return cli.end_run(args)
+    return cli.end_run(cfg, args)
 
 
 def loss_of(features, labels, cfg) -> tf.Tensor:

@@ -5,6 +5,7 @@ from.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +34,16 @@ def replacing(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Waits until no other process is inside for this path, a file that is made; a process that
+    dies leaves it. On a file system without locks nothing is waited for."""
+    with open(path, 'w') as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: str, text: str) -> None:

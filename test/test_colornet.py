@@ -217,7 +217,7 @@ def test_statistics_move_once_a_pass():
         assert len(passes) == 4
         session.run(tf.global_variables_initializer())
         values = session.run([value for _, value in passes])
-        moves = backbone.moving_updates(0.9)
+        moves = [tf.assign(*pair) for pair in backbone.moving_statistics(0.9)]
         session.run(moves)
         wanted = np.zeros_like(values[0])
         for value in values:

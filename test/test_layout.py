@@ -25,6 +25,7 @@ FILES = {
     'convert.py',
     'export.py',
     'npu.py',
+    'ranks.py',
     'cli.py',
     'pretrained.py',
     'modelzoo_level.txt',
@@ -39,6 +40,7 @@ WRAPPERS = (
 )
 TWINS = [
     'npu.py',
+    'ranks.py',
     'cli.py',
     'pretrained.py',
     'test/env.sh',

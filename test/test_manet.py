@@ -151,7 +151,7 @@ def test_padded_classes_change_nothing():
             tf.set_random_seed(1)
             there = tf.constant([1.0, 1, 0, 0][:count])
             logits = model.head(tf.constant(items[:count]), 'dynamic_seghead', cfg, True, there)
-            moves = backbone.moving_updates()
+            moves = [tf.assign(*pair) for pair in backbone.moving_statistics()]
             run.run(tf.global_variables_initializer())
             found.append((run.run(logits), run.run(moves)))
     np.testing.assert_allclose(found[1][0][..., :2], found[0][0], atol=1e-4)

@@ -200,7 +200,7 @@ def test_moving_statistics_move_unless_fixed(fixed):
         moving = [v for v in tf.global_variables() if 'moving' in v.op.name]
         session.run(tf.global_variables_initializer())
         before = session.run(moving)
-        session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+        session.run([tf.assign(*pair) for pair in backbone.moving_statistics()])
         changed = [not np.array_equal(a, b) for a, b in zip(before, session.run(moving))]
     assert len(changed) == 6 and changed == [not fixed] * 6
 
@@ -274,7 +274,7 @@ def test_a_split_batch_is_one_batch():
                 merged.update(part_of(arrays, k, rows))
             labels = {key: merged.pop(key) for key in list(merged) if key.startswith('mask')}
             loss = train.loss_of(merged, labels, cfg)
-            updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+            updates = [tf.assign(*pair) for pair in backbone.moving_statistics()]
             assert len(updates) == 6  # mean and variance of three stages, once
             kinds = ('modulator_sp/', 'fc8/', 'upscore-fuse/', 'seg/conv5/conv5_3/')
             chosen = [v for v in tf.trainable_variables() if any(k in v.op.name for k in kinds)]
@@ -298,7 +298,8 @@ def test_shifts_are_those_of_a_normalised_convolution():
 
     def ours():
         shifts = model.spatial_modulator([tf.constant(heat)], tiny(), True)[0]
-        return tf.concat(shifts[3], 3), tf.get_collection(tf.GraphKeys.UPDATE_OPS)[:2]
+        moved = [tf.assign(*pair) for pair in backbone.moving_statistics()]
+        return tf.concat(shifts[3], 3), moved[:2]
 
     def official():
         model.spatial_modulator([tf.constant(heat)], tiny(), True)

@@ -137,7 +137,7 @@ def test_moving_statistics_move_once_a_call_in_order():
         with tf.variable_scope('s', reuse=tf.AUTO_REUSE):
             for value in (1.0, 5.0):
                 backbone.batch_norm(tf.fill([1, 2, 2, 1], value), 'bn', True, cfg)
-        updates = backbone.moving_updates()
+        updates = [tf.assign(*pair) for pair in backbone.moving_statistics()]
         assert len(updates) == 2
         session.run(tf.global_variables_initializer())
         session.run(updates)

@@ -121,7 +121,7 @@ def test_losses_gradients_and_statistics_equal_the_official_ones(recorded, conve
             scalars['total'], [variables[convert.target(name)] for name in wanted]
         )
         moved = next(k for k in rows if k.startswith('moved:'))
-        updates = backbone.moving_updates()
+        updates = [tf.assign(*pair) for pair in backbone.moving_statistics()]
         tf.train.Saver(list(variables.values())).restore(session, converted[variant])
         values, found = session.run([scalars, gradients])
         session.run(updates)

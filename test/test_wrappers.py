@@ -217,6 +217,22 @@ def test_several_cards_have_folders_of_their_own(collection, stub, tmp_path, two
         assert f'RANK={rank}/2' in (output / f'train_{rank}.log').read_text()
 
 
+def test_ranks_finish_together(collection, stub, tmp_path, two_cards):
+    """A run that was killed while its ranks were marked as finished goes on, none starts anew."""
+    script = collection / 'OSVOS' / 'test' / 'train_full_8p.sh'
+    output = collection / 'OSVOS' / 'test' / 'output'
+    (output / '0').mkdir(parents=True)
+    (output / '0' / 'finished').touch()
+    (output / '0' / 'kept').touch()
+    for _ in range(2):
+        status, text = bash(script, '--steps=4', cwd=tmp_path, python=stub, **two_cards)
+        assert status == 0, text
+        assert all((output / rank / 'finished').is_file() for rank in '01')
+    aside = sorted(path.name.split('.')[0] for path in output.iterdir() if '.' in path.name)
+    assert aside == ['0', '1']  # the first run, which had finished, and nothing else
+    assert [path.parent.name.split('.')[0] for path in output.glob('*.*/kept')] == ['0']
+
+
 @pytest.mark.parametrize('failing', ['0', '1'])
 def test_the_first_failed_rank_ends_the_others(failing, collection, stub, tmp_path, two_cards):
     script = collection / 'OSVOS' / 'test' / 'train_full_8p.sh'
