@@ -25,7 +25,8 @@ if [ -d /usr/local/Ascend/fwkacllib ]; then
   export PYTHONPATH="$PYTHONPATH:$ascend/fwkacllib/python/site-packages:$ascend/tfplugin/python/site-packages"
   export ASCEND_OPP_PATH="${ASCEND_OPP_PATH:-$ascend/opp}"
 fi
-export JOB_ID=${JOB_ID:-10087} RANK_SIZE=${RANK_SIZE:-1} RANK_ID=${RANK_ID:-0}
+export JOB_ID=${JOB_ID:-10087} RANK_ID=${RANK_ID:-0}
+if [ -z "${CM_WORKER_SIZE:-}" ]; then export RANK_SIZE=${RANK_SIZE:-1}; fi  # either; both are an error
 export ASCEND_DEVICE_ID=${ASCEND_DEVICE_ID:-0} ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3}
 export DEVICE_INDEX=${DEVICE_INDEX:-$RANK_ID}
 

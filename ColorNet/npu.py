@@ -142,16 +142,17 @@ def _debug_settings(cfg, folder):
     if cfg.get('over_dump'):
         settings['dump_config'] = DumpConfig(
             enable_dump_debug=True, dump_debug_mode='all',
-            dump_path=_folder(folder, 'overflow_dump'),
+            dump_path=_folder(cfg.get('over_dump_path') or os.path.join(folder, 'overflow_dump')),
         )  # fmt: skip
     elif cfg.get('data_dump_flag'):
         settings['dump_config'] = DumpConfig(
             enable_dump=True, dump_step=str(cfg.data_dump_step), dump_mode='all',
-            dump_path=_folder(folder, 'data_dump'),
+            dump_path=_folder(cfg.get('data_dump_path') or os.path.join(folder, 'data_dump')),
         )  # fmt: skip
     if cfg.get('profiling'):
         options = {
-            'output': _folder(folder, 'profiling'), 'training_trace': 'on', 'task_trace': 'on',
+            'output': _folder(cfg.get('profiling_dump_path') or os.path.join(folder, 'profiling')),
+            'training_trace': 'on', 'task_trace': 'on',
             'aicpu': 'on', 'fp_point': '', 'bp_point': '',
         }  # fmt: skip
         settings['profiling_config'] = ProfilingConfig(

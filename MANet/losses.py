@@ -7,6 +7,8 @@ import tensorflow.compat.v1 as tf
 
 from . import npu
 
+HALVINGS = 30  # of the interval of loss values; a float32 has 24 bits
+
 
 def losses(outputs: dict, labels: dict, cfg) -> dict:
     """Scalar losses and measures of a batch.
@@ -38,10 +40,11 @@ def losses(outputs: dict, labels: dict, cfg) -> dict:
 def hardest(errors: tf.Tensor, step: tf.Tensor, cfg) -> tf.Tensor:
     """Mean over the batch of the mean of the largest errors.
 
-    Shapes stay static: all errors are sorted, those of a rank beyond the share weigh nothing.
+    They are found by halving an interval of values until it holds the smallest of them: an NPU
+    sorts no image of pixels (CANN's TopKD ends at 4,096).
 
     Args:
-      errors: float32 [B, P], P pixels.
+      errors: float32 [B, P], P pixels, 0 or more.
       step: int64 scalar; the share that counts falls from 1 to cfg.hardest in cfg.mining_steps.
       cfg: uses hardest, mining_steps.
 
@@ -56,8 +59,30 @@ def hardest(errors: tf.Tensor, step: tf.Tensor, cfg) -> tf.Tensor:
     counts = ((passed * cfg.hardest + (1.0 - passed)) * float(pixels)).astype(np.int32)
     step = tf.minimum(tf.cast(step, tf.int32), cfg.mining_steps)
     count = tf.cast(tf.gather(tf.constant(counts), step), tf.float32)  # rounded as in float64
-    ordered = tf.nn.top_k(errors, pixels).values
-    counted = tf.cast(tf.range(pixels), tf.float32) < count
-    counted = tf.tile(counted[None], [errors.shape.as_list()[0], 1])
-    chosen = tf.where(counted, ordered, tf.zeros_like(ordered))
-    return tf.reduce_mean(tf.reduce_sum(chosen, 1)) / tf.maximum(count, 1.0)
+    values = tf.stop_gradient(errors)
+    low, high = smallest_of_largest(values, count)
+    above = tf.cast(values >= high, tf.float32)
+    tied = tf.cast((values >= low) & (values < high), tf.float32)
+    left = count - tf.reduce_sum(above, 1, keepdims=True)
+    share = left / tf.maximum(tf.reduce_sum(tied, 1, keepdims=True), 1.0)  # ties count in part
+    chosen = tf.reduce_sum((above + share * tied) * errors, 1)
+    return tf.reduce_mean(chosen) / tf.maximum(count, 1.0)
+
+
+def smallest_of_largest(values: tf.Tensor, count: tf.Tensor) -> tuple:
+    """An interval [low, high) with the smallest of the `count` largest values of each row.
+
+    Args:
+      values: float32 [B, P], 0 or more.
+      count: float32 scalar, 0..P.
+
+    Returns:
+      low, high: float32 [B, 1]; 2 ** -HALVINGS of the largest value apart, or next to one another.
+    """
+    low = tf.zeros_like(values[:, :1])
+    high = tf.reduce_max(values, 1, keepdims=True) * 1.0001 + 1e-30  # above all of them
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        enough = tf.reduce_sum(tf.cast(values >= middle, tf.float32), 1, keepdims=True) >= count
+        low, high = tf.where(enough, middle, low), tf.where(enough, high, middle)
+    return low, high

@@ -47,6 +47,8 @@ ABOVE_ZERO = (
     'test_height', 'channels', 'log_steps', 'checkpoint_steps', 'keep_checkpoints', 'online_steps',
     'iterations_per_loop', 'guide_size', 'search_size', 'size', 'objects',
 )  # fmt: skip
+DEBUG = ('over_dump', 'data_dump_flag', 'data_dump_step', 'profiling', 'autotune')
+DUMPS = ('over_dump', 'data_dump', 'profiling_dump')  # what may have a folder of its own
 NOT_NEGATIVE = ('train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum')
 CHECKPOINT = 'folder or prefix; default: small, the weights that come along'
 
@@ -158,11 +160,15 @@ def add_training_flags(flags: argparse.ArgumentParser) -> None:
     add('--partial_init', action='store_true', help=text)
     text = 'random weights where the preset expects published ones'
     add('--from_scratch', action='store_true', help=text)
+    add('--fp32', help='as --precision_mode=must_keep_origin_dtype', **switch)
+    add('--hf32', help='refused: the Ascend 910 has no HF32', **switch)
     add('--over_dump', help='NPU: dump overflows', **switch)
     add('--data_dump_flag', help='NPU: dump operators', **switch)
     add('--data_dump_step', default='10', help='NPU: steps dumped, such as 0|5|10-20')
     add('--profiling', help='NPU: write a profile', **switch)
     add('--autotune', help='NPU: tune operators', **switch)
+    for what in DUMPS:
+        add(f'--{what}_path', help='folder; default: beside the checkpoints')
     text = 'count what --data_path holds and stop; =all: decode every file'
     add('--check_data', nargs='?', const='some', choices=('some', 'all'), help=text)
     text = 'build the graph, read one batch, print sizes and stop'
@@ -262,9 +268,13 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
     for key in names:
         if getattr(args, key, None) is not None:
             cfg[key] = getattr(args, key)
+    if getattr(args, 'hf32', False):
+        raise ValueError('--hf32: HF32 came with the Ascend 910B; --fp32 keeps float32')
+    if getattr(args, 'fp32', False):
+        cfg.precision_mode = 'must_keep_origin_dtype'
     for text in args.set:
         _assign(cfg, text)
-    for key in ('over_dump', 'data_dump_flag', 'data_dump_step', 'profiling', 'autotune', 'case'):
+    for key in (*DEBUG, *(f'{what}_path' for what in DUMPS), 'case'):
         cfg[key] = getattr(args, key, None)
     cfg.device = device
     check_ranges(cfg)

@@ -85,7 +85,8 @@ def session_config(npu, **changes):
 def write_table(tmp_path, cards, **changes):
     """Writes a right rank table but for `changes`; returns its path."""
     devices = [
-        dict(device_id=str(i), device_ip='192.168.1.1', rank_id=str(i)) for i in range(cards)
+        dict(device_id=str(i), device_ip=f'192.168.1.{i + 1}', rank_id=str(i))
+        for i in range(cards)
     ]
     table = dict(
         server_count='1',

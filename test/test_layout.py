@@ -29,6 +29,8 @@ FILES = {
     'cli.py',
     'pretrained.py',
     'modelzoo_level.txt',
+    'LICENSE',
+    'requirements.txt',
     'example.jpg',
     'test',
 }
@@ -43,6 +45,8 @@ TWINS = [
     'ranks.py',
     'cli.py',
     'pretrained.py',
+    'LICENSE',
+    'requirements.txt',
     'test/env.sh',
     *(f'test/{name}' for name in WRAPPERS),
 ]  # equal to the byte in every folder

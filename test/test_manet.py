@@ -140,6 +140,29 @@ def test_loss_is_the_official_one(recorded):
         assert 0.2 < found['accuracy'] < 0.4
 
 
+@pytest.mark.parametrize('kind', ['all differ', 'most are 0', 'many ties'])
+def test_the_hardest_errors_are_the_largest(kind):
+    """As sorting would choose them, and the gradient reaches them alone."""
+    draw = np.random.RandomState(5)
+    errors = draw.gamma(0.3, 1.0, (2, 500)).astype(np.float32)
+    if kind == 'most are 0':
+        errors[:, 50:] = 0
+    if kind == 'many ties':
+        errors = np.round(errors, 1).astype(np.float32)
+    cfg = settings(mining_steps=100, hardest=0.15)
+    with tf.Graph().as_default(), tf.Session() as run:
+        given, step = tf.constant(errors), tf.placeholder(tf.int64, [])
+        loss = losses.hardest(given, step, cfg)
+        gradient = tf.gradients(loss, given)[0]
+        for passed, count in ((0, 500), (50, 287), (200, 75)):
+            largest = np.sort(errors.astype(np.float64), 1)[:, ::-1][:, :count]
+            value, slope = run.run([loss, gradient], {step: passed})
+            assert abs(value - largest.mean()) < 2e-6 * largest.mean()
+            np.testing.assert_allclose(slope.sum(1), 0.5, rtol=1e-5)
+            for row, found in zip(errors, slope):
+                assert (row[found == 0] <= np.min(row[found > 0])).all()
+
+
 def test_padded_classes_change_nothing():
     """Batch statistics and logits of two classes are the same with two more that are not there."""
     draw = np.random.RandomState(0)

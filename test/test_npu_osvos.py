@@ -137,6 +137,18 @@ def test_every_npu_flag_arrives(asked, tmp_path):
     assert settings['aoe_mode'] == '2' and settings['work_path'] == str(tmp_path / 'autotune')
 
 
+def test_the_zoos_other_flags(asked, trained, tmp_path):
+    settings = asked('--fp32=True', '--over_dump=True', f'--over_dump_path={tmp_path}/dumps')
+    assert settings['precision_mode'] == 'must_keep_origin_dtype'
+    assert settings['dump_config']['dump_path'] == str(tmp_path / 'dumps')
+    settings = asked('--profiling=True', f'--profiling_dump_path={tmp_path}/profile')
+    assert f'"{tmp_path}/profile"' in settings['profiling_config']['profiling_options']
+    settings = asked('--data_dump_flag=True', f'--data_dump_path={tmp_path}/values')
+    assert settings['dump_config']['dump_path'] == str(tmp_path / 'values')
+    status, _, printed = trained(*SMOKE, '--hf32=True', '--steps=2')
+    assert status == 1 and '--hf32: HF32 came with the Ascend 910B' in printed
+
+
 def test_data_dump_flags_arrive(asked, tmp_path):
     dump = asked('--data_dump_flag=True', '--data_dump_step=0|1')['dump_config']
     assert dump['enable_dump'] is True and dump['dump_step'] == '0|1'

@@ -22,9 +22,11 @@ STUB = """#!/bin/bash
 case "$*" in
   *npu_bridge*) exit 1 ;;                 # env.sh asks: is this CANN's Python?
   -c*) exit 0 ;;                          # env.sh asks: has it the packages?
+  -\ *) exec python3 "$@" ;;              # a program of train_full_8p.sh
   *sample_data.py*) exit 0 ;;
 esac
-echo "stub: $* START_TIME=${START_TIME:-} BIND_CORE=${BIND_CORE:-} RANK=${RANK_ID:-}/${RANK_SIZE:-}"
+echo "stub: $* START_TIME=${START_TIME:-} BIND_CORE=${BIND_CORE:-}" \
+  "RANK=${RANK_ID:-}/${RANK_SIZE:-}" "HOSTS=${WORKER_HOSTS:-}"
 for flag in "$@"; do
   case $flag in
     --result_path=*) result=${flag#--result_path=} ;;
@@ -215,6 +217,44 @@ def test_several_cards_have_folders_of_their_own(collection, stub, tmp_path, two
     for rank in '01':
         output = collection / 'OSVOS' / 'test' / 'output' / rank
         assert f'RANK={rank}/2' in (output / f'train_{rank}.log').read_text()
+
+
+def test_ranks_of_one_machine_get_ports(collection, stub, tmp_path):
+    script = collection / 'OSVOS' / 'test' / 'train_full_8p.sh'
+    flags = ['--device=cpu', '--ranks=3', '--steps=4']
+    status, text = bash(script, *flags, cwd=tmp_path, python=stub)
+    assert status == 0, text
+    assert [f'RANK={rank}/3' in text for rank in range(3)] == [True] * 3
+    found = set(re.findall(r'HOSTS=(127.0.0.1:\d+),(127.0.0.1:\d+),(127.0.0.1:\d+)$', text, re.M))
+    assert len(found) == 1 and len(set(found.pop())) == 3
+    assert '--ranks' not in re.search(r'stub: (.*)', text).group(1)
+
+
+def test_only_the_ranks_of_this_machine_are_started(collection, stub, tmp_path):
+    script = collection / 'OSVOS' / 'test' / 'train_full_8p.sh'
+    flags = ['--device=cpu', '--hosts=192.0.2.7:9000,127.0.0.1:9001', '--steps=4']
+    status, text = bash(script, *flags, cwd=tmp_path, python=stub)
+    assert status == 0 and 'RANK=1/2' in text and 'RANK=0/2' not in text
+    output = collection / 'OSVOS' / 'test' / 'output'
+    assert (output / '1' / 'finished').is_file() and not (output / '0').exists()
+
+
+def test_servers_without_a_rank_table(collection, stub, tmp_path):
+    script = collection / 'OSVOS' / 'test' / 'train_full_8p.sh'
+    chief = dict(CM_CHIEF_IP='10.0.0.1', CM_WORKER_SIZE='4', RANK_ID_START='2', CARDS='2')
+    status, text = bash(script, '--steps=4', cwd=tmp_path, python=stub, **chief)
+    assert status == 0 and 'RANK=2/ ' in text and 'RANK=3/ ' in text, text
+
+
+def test_an_environment_of_conda(collection, stub, tmp_path):
+    tool = Path(stub).parent / 'conda'
+    tool.write_text('#!/bin/sh\necho \'conda() { echo "conda $*"; }\'\n')
+    tool.chmod(0o755)
+    script = collection / 'OSVOS' / 'test' / 'train_full_1p.sh'
+    path = f'{tool.parent}:{os.environ["PATH"]}'
+    status, text = bash(script, '--conda_name=tf', cwd=tmp_path, python=stub, PATH=path)
+    assert status == 0 and 'conda activate tf' in text
+    assert '--conda_name' not in re.search(r'stub: (.*)', text).group(1)
 
 
 def test_ranks_finish_together(collection, stub, tmp_path, two_cards):

@@ -9,6 +9,13 @@ case=acc
 [[ $(basename "$0") == *performance* ]] && case=perf
 START_TIME=$(date +%s)
 export START_TIME
+for flag in "$@"; do
+  case $flag in
+    --conda_name=*)  # an environment of conda, which env.sh then takes
+      eval "$(conda shell.bash hook)"
+      conda activate "${flag#*=}" ;;
+  esac
+done
 # shellcheck source=/dev/null
 . "$here/../../env.sh"
 
@@ -18,10 +25,10 @@ for flag in "$@"; do
   case $flag in
     --bind_core|--bind_core=True|--bind_core=1)  # this rank's eighth of the cores
       share=$(( $(nproc) / 8 > 0 ? $(nproc) / 8 : 1 ))
-      first=$(( RANK_ID * share % $(nproc) ))
+      first=$(( ASCEND_DEVICE_ID * share % $(nproc) ))
       bind="taskset -c $first-$(( (first + share - 1) % $(nproc) ))"
       export BIND_CORE=1 ;;
-    --bind_core*) ;;
+    --bind_core*|--conda_name=*) ;;
     -h|--help) exec "$PYTHON" -m "$model.train" --help ;;
     --check_data*|--dry_run) trains=no; set -- "$@" "$flag" ;;
     *) set -- "$@" "$flag" ;;
