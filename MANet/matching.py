@@ -147,7 +147,8 @@ def window_minima(planes: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool) 
     radius = 2 * cfg.max_distance
     strips = -(-height // STRIP)
     more = strips * STRIP - height
-    labels = tf.pad(tf.cast(labels, tf.float32), [[radius, radius + more], [radius, radius]])
+    kind = tf.float32 if _on_cpu(cfg) else tf.float16  # ids up to 255; half the memory of patches
+    labels = tf.pad(tf.cast(labels, kind), [[radius, radius + more], [radius, radius]])
     if not lean or not _on_cpu(cfg):
         planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
         return _minima_of_objects(planes, labels[: height + 2 * radius], count, radius)
@@ -176,7 +177,7 @@ def _minima_of_objects(planes, labels, count, radius):
     ones = tf.ones_like(planes)
 
     def of_object(number):
-        shown = tf.equal(candidates, tf.cast(number, tf.float32))
+        shown = tf.equal(candidates, tf.cast(number, candidates.dtype))
         return tf.reduce_min(tf.where(shown, planes, ones), 2)
 
     return tf.transpose(_of_every_object(of_object, count), [1, 2, 0])
@@ -238,17 +239,24 @@ def window_distances(query: tf.Tensor, previous: tf.Tensor, radius: int, cfg) ->
     q = tf.concat([-2 * query, tf.ones([height, width, 1])], 2)  # one product: |p|^2 - 2 q p
     q = tf.pad(q, [[0, 0], [0, 1], [0, 0]])  # the cell of zeros
 
+    def rows_distances(cells, rows):
+        """[n, w, side^2] of n rows of cells [n, w + 1, C + 1] and theirs [n, side, wide, C + 1]."""
+        count = cells.shape.as_list()[0]
+        rows = tf.reshape(rows, [count, side * wide, channels + 1])
+        product = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [count, -1])
+        product = product[:, : width * (side * wide + 1)]
+        longer = tf.reshape(product, [count, width, side * wide + 1])[..., :-1]
+        band = tf.reshape(longer, [count * width, side, wide])[..., :side]
+        return tf.reshape(band, [count, width, side * side])
+
     def row_distances(args):
         y, cells = args
         rows = tf.slice(p, [y, 0, 0], [side, wide, channels + 1])
-        rows = tf.reshape(rows, [side * wide, channels + 1])
-        product = tf.reshape(tf.matmul(cells, rows, transpose_b=True), [-1])
-        longer = tf.reshape(product[: width * (side * wide + 1)], [width, side * wide + 1])
-        band = tf.reshape(longer[:, :-1], [width, side, wide])[..., :side]
-        return tf.reshape(band, [width, side * side])
+        return rows_distances(cells[None], rows[None])[0]
 
-    if _on_cpu(cfg):
+    if _on_cpu(cfg):  # a row at a time: a twentieth of the memory
         found = tf.map_fn(row_distances, (tf.range(height), q), tf.float32, 1)
-    else:
-        found = tf.stack([row_distances((y, q[y])) for y in range(height)])
+    else:  # few operators, which are compiled one by one
+        rows = tf.stack([p[dy : dy + height] for dy in range(side)], 1)
+        found = rows_distances(q, rows)
     return tf.minimum(found + own[..., None], FAR)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
-from npu_standin import load_fixture, write_table  # noqa: F401 (pytest finds the fixture here)
+from npu_standin import control_flow, load_fixture, write_table  # noqa: F401 (pytest finds the fixture here)
 
 from common import weights
 from OSVOS import backbone, cli, config, evaluate, npu, online, train
@@ -116,11 +116,32 @@ def test_a_run_that_does_not_advance_ends(tmp_path, monkeypatch):
     after_updates([*lost[:4], {'step': 4, 'loss': 0.5}, {'step': 5, 'loss': 1.0}], tmp_path)
 
 
-@pytest.mark.parametrize('version', ['r1.1.1', 'r1.5', 'r1.12'])
+@pytest.mark.parametrize('v2', [False, True])
+def test_batch_statistics_stay_where_an_update_is_skipped(load, v2):
+    load()
+    cfg = config.get_config('smoke')
+    cfg.update(device='npu', loss_scale='1024')
+    with control_flow(v2), tf.Graph().as_default(), tf.Session() as session:
+        x = tf.placeholder(tf.float32, [])
+        weight = tf.get_variable('w', [], initializer=tf.ones_initializer())
+        moving = tf.get_variable('moving_mean', [], initializer=tf.zeros_initializer())
+        step = tf.train.create_global_step()
+        inner = tf.train.GradientDescentOptimizer(0.5)
+        optimizer = npu.wrap_optimizer(inner, cfg, [(moving, 0.5 * moving + x)])
+        train_op = optimizer.apply_gradients(optimizer.compute_gradients(weight * x), step)
+        session.run(tf.global_variables_initializer())
+        for value in (1.0, float('inf'), 100.0, 2.0):  # 100 * 1024 is beyond float16
+            session.run(train_op, {x: value})
+        assert session.run([weight, moving, step]) == [-0.5, 2.5, 2]
+
+
+@pytest.mark.parametrize('version', ['r1.1.1', 'r1.3', 'r1.5', 'r1.10', 'r1.13', 'r1.15'])
 def test_keywords_that_an_older_adapter_lacks_are_said(version, asked, capsys):
     settings = asked(version=version)
-    assert ('left out' in capsys.readouterr().out) == (version == 'r1.1.1')
-    assert ('modify_mixlist' in settings) == (version != 'r1.1.1')
+    old = version in ('r1.1.1', 'r1.3')  # their black list is that of the operator library alone
+    assert ('left out' in capsys.readouterr().out) == old
+    assert ('modify_mixlist' in settings) != old
+    assert settings['precision_mode'] == 'allow_mix_precision'
 
 
 def test_every_npu_flag_arrives(asked, tmp_path):
