@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import contextlib
 import difflib
 import fcntl
@@ -41,6 +42,7 @@ PRECISION_MODES = (
 MODEL = Path(__file__).resolve().parent
 ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError)
 MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')  # their scopes: these in small letters
+CARD = 32  # GB of an Ascend 910
 SLOTS = ('/Adam', '/Adam_1', '/AdamW', '/AdamW_1', '/Momentum')  # an optimizer's variables
 ABOVE_ZERO = (
     'batch_size', 'accumulate', 'learning_rate', 'online_learning_rate', 'height', 'width',
@@ -534,17 +536,41 @@ def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
         tf.train.get_or_create_global_step()
         loss = build_loss(features, labels, cfg)
         maps = [x for op in graph.get_operations() for x in op.outputs if x.dtype == tf.float32]
-        memory = sum(4 * x.shape.num_elements() for x in maps if x.shape.is_fully_defined()) / 1e6
+        numbers = sum(x.shape.num_elements() for x in maps if x.shape.is_fully_defined())
         tf.gradients(loss, tf.trainable_variables())
         init_from_checkpoint(cfg)
         count = sum(v.shape.num_elements() for v in tf.trainable_variables() if of_network(v))
+        kinds = collections.Counter(op.type for op in graph.get_operations())
+        operations = _floating_point_operations(graph)
     print('batch: ' + ', '.join(f'{k} {v.dtype} {list(v.shape)}' for k, v in batch.items()))
     print(f'the first batch was read in {seconds:.1f} s')
-    disk = count * 4 * (1 + slots) * cfg.keep_checkpoints / 1e6
+    common = ', '.join(f'{kind} {number}' for kind, number in kinds.most_common(12))
+    print(f'{sum(kinds.values())} operators of a step and its start: {common}, ...')
+    print(f'{operations / 1e9:.1f} GFLOP a step, those of convolutions and matrix products')
+    weights_size, disk = 4e-9 * count, 4e-6 * count * (1 + slots) * cfg.keep_checkpoints
     print(
-        f'{count} parameters, at most {memory:.0f} MB of activations, {disk:.0f} MB of '
-        f'checkpoints, {cfg.train_steps} steps, device {cfg.device}'
+        f'{count} parameters, {weights_size:.2f} GB with {1 + slots} more of that for gradients '
+        f'and optimizer; at most {4e-9 * numbers:.2f} GB of activations in float32, '
+        f'{2e-9 * numbers:.2f} GB in float16; {disk:.0f} MB of checkpoints'
     )
+    room = CARD - weights_size * (2 + slots)
+    fits = [int(cfg.batch_size * room / (size * 1e-9 * numbers)) for size in (4, 2)]
+    print(
+        f'a card of {CARD} GB holds batches of {fits[0]} in float32, {fits[1]} in float16, if '
+        f'nothing is freed on the way; {cfg.train_steps} steps, device {cfg.device}'
+    )
+
+
+def _floating_point_operations(graph):
+    from tensorflow.python.framework import ops
+    from tensorflow.python.profiler.internal import flops_registry  # noqa: F401, counts for ops
+
+    total = 0
+    for op in graph.get_operations():
+        if op.type in ('Conv2D', 'MatMul', 'BatchMatMulV2') or 'Backprop' in op.type:
+            with contextlib.suppress(ValueError):  # a shape that is not known
+                total += ops.get_stats_for_node_def(graph, op.node_def, 'flops').value or 0
+    return total
 
 
 def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:

@@ -120,7 +120,7 @@ def test_check_data_and_dry_run(drawn, tmp_path, capsys):
     assert trained(drawn['davis'], tmp_path / 'run', '--dry_run', '--steps=7') == 0
     printed = capsys.readouterr().out
     assert 'image float32 [2, 36, 64, 3]' in printed and '7 steps' in printed
-    assert 'parameters, at most' in printed and 'MB of activations' in printed
+    assert 'GFLOP a step' in printed and 'a card of 32 GB holds batches of' in printed
     assert not (tmp_path / 'run').exists()
 
 
