@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
@@ -124,7 +123,8 @@ def pack(checkpoint: str, name: str, told: dict, bits: int = BITS) -> str:
     path = os.path.join(cli.writable(FOLDER), f'{name}.npz')
     with files.replacing(path) as temporary, open(temporary, 'wb') as file:
         np.savez_compressed(file, **arrays)
-    text = {**told, 'updates': int(found['global_step']), 'commit': _commit(), 'settings': settings}
+    text = {**told, 'updates': int(found['global_step']), 'settings': settings}
+    text['commit'] = files.commit(str(cli.MODEL))
     text = json.dumps(text, indent=1, sort_keys=True)
     files.write_text(_told(name), text + '\n')
     return path
@@ -138,13 +138,6 @@ def _halved(array, bits=BITS):
     numbers = array.astype(np.float16).view(np.uint16).astype(np.uint32)
     numbers = (numbers + step // 2) // step * step
     return numbers.astype(np.uint16).view(np.float16)
-
-
-def _commit():
-    """The commit of the code, '' where it is in no repository."""
-    command = ['git', '-C', str(cli.MODEL), 'rev-parse', 'HEAD']
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return found.stdout.decode().strip()
 
 
 @cli.program

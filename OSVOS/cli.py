@@ -185,6 +185,7 @@ def add_evaluation_flags(flags: argparse.ArgumentParser, datasets: tuple) -> Non
     add('--year', choices=('2016', '2017'), help='DAVIS: one object, or several')
     add('--sequences', help='a,b; default: the split')
     add('--overlay', action='store_true', help='draw contact sheets and clips')
+    add('--report', action='store_true', help='write report.html, a page to read the results by')
 
 
 def options(flags: argparse.ArgumentParser, **values) -> argparse.Namespace:

@@ -64,6 +64,12 @@ BASE_SETS = [
     ['coco', 0, 1, 'train2017.json'],
     ['det', 100000, 1, 'train.json'],
 ]
+PAPER = {  # {data set and year: {score: value}}; robustness is failures a hundred frames
+    'vot 2016': {'eao': 0.433, 'accuracy': 0.639, 'robustness': 0.214},
+    'vot 2018': {'eao': 0.380, 'accuracy': 0.609, 'robustness': 0.276},
+    'davis 2016': {'J-Mean': 0.717, 'F-Mean': 0.678},
+    'davis 2017': {'J-Mean': 0.543, 'F-Mean': 0.585},
+}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
