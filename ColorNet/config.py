@@ -98,6 +98,7 @@ def _full():
         # run
         seed=777,                    # PT
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=0,          # updates a checkpoint; 0: one an epoch
         keep_checkpoints=10,         # newest kept; HEAD averages the last ten
         iterations_per_loop=1,       # updates a call on the NPU

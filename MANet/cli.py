@@ -28,7 +28,7 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import files, weights
+from common import files, plots, weights
 
 from . import config, npu
 
@@ -47,7 +47,9 @@ ABOVE_ZERO = (
     'test_height', 'channels', 'log_steps', 'checkpoint_steps', 'keep_checkpoints', 'online_steps',
     'iterations_per_loop', 'guide_size', 'search_size', 'size', 'objects',
 )  # fmt: skip
-NOT_NEGATIVE = ('train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum')
+NOT_NEGATIVE = (
+    'train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum', 'summary_steps',
+)  # fmt: skip
 CHECKPOINT = 'folder or prefix; default: small, the weights that come along'
 
 
@@ -631,7 +633,8 @@ def end_run(args) -> str:
     if folder in _LOCKS:
         _LOCKS.pop(folder).close()
     prefix = weights.checkpoint_prefix(folder)
-    print(f'trained: {prefix}', flush=True)
+    curve = plots.training_curve(folder)
+    print(f'trained: {prefix}{", " + curve if curve else ""}', flush=True)
     return prefix
 
 

@@ -113,6 +113,7 @@ def _full():
         # run
         seed=1234,                   # PD
         log_steps=50,                # updates a progress line (PT)
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,       # updates a checkpoint (PT 20,000)
         keep_checkpoints=3,          # newest kept
         iterations_per_loop=1,       # updates a call on the NPU

@@ -147,6 +147,7 @@ def _full():
         # run
         seed=1234,  # LY
         log_steps=20,  # updates a progress line (LY)
+        summary_steps=0,  # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,  # updates a checkpoint (LY)
         keep_checkpoints=2,  # newest kept (LY; 2 GB each)
         iterations_per_loop=1,  # updates a call on the NPU

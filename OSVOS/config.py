@@ -87,6 +87,7 @@ def _full():
         # run
         seed=1,                      # MSv train.py
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,       # updates a checkpoint
         keep_checkpoints=5,          # newest kept
         iterations_per_loop=1,       # updates a call on the NPU

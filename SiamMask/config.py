@@ -148,6 +148,7 @@ def _full():
         # run
         seed=123456,                 # PT siam_mask_dataset.py
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=0,          # updates a checkpoint; 0: one an epoch of the schedule (PT)
         keep_checkpoints=20,         # newest kept (TFP SAVE_MAX); PT chooses among its 20
         iterations_per_loop=1,       # updates a call on the NPU

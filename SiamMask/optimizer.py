@@ -44,8 +44,8 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         rate, momentum = tf.where(good, rate, 0.0), tf.where(good, momentum, 1.0)
         reported = tf.where(good, loss, np.inf)
     setting.update(rate=rate, momentum=momentum)
-    tf.summary.scalar('learning_rate', rate)
-    tf.summary.scalar('gradient_norm', norm)
+    npu.record('learning_rate', rate)
+    npu.record('gradient_norm', norm)
     changes = [
         (rate_factor(variable, cfg) * (gradient + decay * variable), variable)
         for gradient, (_, variable) in zip(gradients, pairs)

@@ -46,6 +46,11 @@ class Result(NamedTuple):
     found: dict
 
     @property
+    def model(self) -> str:
+        """Name of the network, '' where none is said."""
+        return (self.found.get('config') or {}).get('name', '')
+
+    @property
     def scores(self) -> dict:
         """{name: float} of the whole set."""
         found = self.found.get('global', self.found)
@@ -144,10 +149,10 @@ def page(results: list[Result]) -> str:
     with open(os.path.join(HERE, 'report.js'), encoding='utf-8') as f:
         script = f.read()
     images = Images()
-    model = results[0].found.get('config', {}).get('name', '')
-    title = f'{model} results' if model else 'Results'
-    if len(results) > 1:
-        title = f'{title} compared'
+    models = dict.fromkeys(result.model for result in results)
+    title = f'{", ".join(filter(None, models))} results'.strip()
+    title = title[0].upper() + title[1:]
+    title = f'{title} compared' if len(results) > 1 else title
     body = [
         f'<header><h1>{_text(title)}</h1>{_facts(results)}</header><main>',
         _scores(results),
@@ -218,18 +223,17 @@ def _best(name, values):
 
 def _scores(results):
     """The table of the whole set's scores, the paper's beside them."""
-    papers = {}
-    for result in results:
-        papers.update(result.found.get('paper') or {})
-    names = list(dict.fromkeys([n for r in results for n in r.scores] + list(papers)))
+    papers = {r.model: r.found['paper'] for r in results if r.found.get('paper')}
+    names = [name for result in results for name in result.scores]
+    names = list(dict.fromkeys(names + [name for own in papers.values() for name in own]))
     head = [r.label for r in results] if len(results) > 1 else ['here']
-    head += ['paper'] if papers else []
+    head += [f'paper, {model}' if len(papers) > 1 else 'paper' for model in papers]
     lines = [f'<th>{_text(name)}</th>' for name in ['', *head]]
     rows = []
     for name in names:
         values = [result.scores.get(name) for result in results]
         cells = ''.join(map(_cell, values, _best(name, values)))
-        cells += _cell(papers.get(name)) if papers else ''
+        cells += ''.join(_cell(own.get(name)) for own in papers.values())
         better = ' <span class="hint">lower is better</span>' if name in LOWER_IS_BETTER else ''
         rows.append(f'<tr><th scope="row">{_text(name)}{better}</th>{cells}</tr>')
     note = ''
@@ -239,7 +243,8 @@ def _scores(results):
             'set; the numbers here are of the weights and sequences named below.</p>'
         )
     return (
-        f'<section><h2>Scores</h2><div class="wide"><table><thead><tr>{"".join(lines)}</tr>'
+        '<section><h2>Scores</h2><div class="wide"><table class="numbers"><thead>'
+        f'<tr>{"".join(lines)}</tr>'
         f'</thead><tbody>{"".join(rows)}</tbody></table></div>{note}</section>'
     )
 
@@ -269,7 +274,7 @@ def _table(results):
             cells += ''.join(map(_cell, values, _best(column, values)))
         lines.append(f'<tr data-seq="{_text(row)}"><th scope="row">{_text(row)}</th>{cells}</tr>')
     return (
-        '<section><div class="wide tall"><table class="sortable"><thead><tr>'
+        '<section><div class="wide tall"><table class="numbers sortable"><thead><tr>'
         f'{_head("sequence")}{"".join(heads)}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
         '</div></section>'
     )
@@ -611,7 +616,7 @@ def _settings(results):
     config = (
         f'<table><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
-    opened = ' open' if differ else ''
+    opened = ' open' if differ and len({result.model for result in results}) == 1 else ''
     return (
         f'<section><h2>How they were made</h2><div class="wide">{made}</div>'
         f'<details{opened}><summary>{count}</summary><div class="wide">{config}</div></details>'
