@@ -16,10 +16,11 @@ import sys
 import tempfile
 
 import numpy as np
+import tensorflow.compat.v1 as tf
 
 from common import files, weights
 
-from . import cli
+from . import cli, config
 
 FOLDER = os.path.join(str(cli.MODEL), 'pretrained')
 BITS = 10  # of the mantissa of float16
@@ -45,6 +46,22 @@ def choose(args) -> None:
             raise ValueError('--checkpoint is needed: folder or prefix')
         print(f'no --checkpoint: the weights that come along, --checkpoint={NAME}', flush=True)
     args.checkpoint = resolve(args.checkpoint or NAME)
+
+
+def network(checkpoint: str | None, device: str = 'auto', **values) -> tuple:
+    """(prefix, settings) of a network, for Python: what the programs take from --checkpoint,
+    --device and --set. As they do, it leaves TensorFlow's log to errors.
+
+    Raises:
+      FileNotFoundError, ValueError: no such checkpoint; an unknown setting, or a value that it
+      cannot have.
+    """
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    texts = [f'{name}={value}' for name, value in values.items()]
+    args = cli.options(cli.parser(''), checkpoint=checkpoint, device=device, set=texts)
+    choose(args)
+    prefix = weights.checkpoint_prefix(args.checkpoint)
+    return prefix, cli.configure(args, config.get_config, prefix)
 
 
 def resolve(checkpoint: str | None) -> str | None:

@@ -365,7 +365,7 @@ def training_curve(folder: str) -> str | None:
     for key, label in PANELS.items():
         values = [row.get(key) for row in rows]
         if any(value is not None for value in values):
-            low = 0.0 if key in ('images_per_second', 'data_wait') else None
+            low = None if key in ('loss', 'gradient_norm') else 0.0
             line = Line(label, steps, values, len(panels))
             panels.append(Panel([line], '', label, low, log=key != 'data_wait'))
     if not panels:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import glob
+import itertools
 import json
 import os
 import time
@@ -342,6 +343,33 @@ def first_frame(source: str) -> np.ndarray:
     """The first frame, uint8 [H, W, 3] BGR, of a user's own clip: a video file or a folder of
     images. Raises as masks.read_frames()."""
     return next(image for _, image in masks.read_frames(source))
+
+
+def checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Passes frames on; ValueError at one that is not uint8 [H, W, 3], or not of the first's
+    size."""
+    shape = None
+    for t, frame in enumerate(frames):
+        kind = getattr(frame, 'dtype', None), getattr(frame, 'shape', ())
+        if kind[0] != np.uint8 or len(kind[1]) != 3 or kind[1][2] != 3:
+            raise ValueError(f'frame {t} is {kind[0]} {list(kind[1])}, expected uint8 [H, W, 3]')
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f'frame {t} is {list(frame.shape)}, the first is {list(shape)}')
+        yield frame
+
+
+def with_first(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """(the first frame, all frames), checked().
+
+    Raises:
+      ValueError: no frames.
+    """
+    every = checked(frames)
+    first = next(every, None)
+    if first is None:
+        raise ValueError('a video without frames')
+    return first, itertools.chain([first], every)
 
 
 def first_ids(source: str, mask: str | None, boxes: list[str] | None) -> np.ndarray:
