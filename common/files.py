@@ -183,7 +183,7 @@ def command_text(command: list[str]) -> str:
     start, ending = os.path.splitext(os.path.abspath(program))
     if ending == '.py':
         parts = start.split(os.sep)[-2:]
-        program = f'python -m {".".join(parts)}'
+        program = f'python -m {".".join(part for part in parts if part != "__main__")}'
     else:
         program = shlex.quote(os.path.basename(program))
     return ' '.join([program, *map(shlex.quote, flags)])

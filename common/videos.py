@@ -218,8 +218,11 @@ def evaluate(
 
 
 def _put_old_scores_aside(output_path):
-    """Renames results.json and the CSV files, whose masks are about to be replaced, to *.old.*"""
-    kinds = ('results.json', 'global_results-*.csv', 'per-sequence_results-*.csv')
+    """Renames results.json, the CSV files and the report, whose masks are about to be replaced, to
+    *.old.*, and removes the plots."""
+    kinds = ('results.json', 'report.html', 'global_results-*.csv', 'per-sequence_results-*.csv')
+    for path in glob.glob(os.path.join(glob.escape(output_path), 'plots', '*.png')):
+        os.remove(path)
     for kind in kinds:
         for path in glob.glob(os.path.join(glob.escape(output_path), kind)):
             start, ending = os.path.splitext(path)
