@@ -35,7 +35,6 @@ LOWER_IS_BETTER = ('J-Decay', 'F-Decay', 'T-Mean', 'lost', 'robustness')
 COLUMNS = ('J-Mean', 'F-Mean', 'J-Recall', 'J-Decay', 'F-Recall', 'F-Decay', 'T-Mean')
 COLUMNS += ('accuracy', 'lost')  # of a table of sequences, where the results have them
 HERE = os.path.dirname(os.path.abspath(__file__))  # of report.css and report.js
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.JPG', '.JPEG', '.PNG')
 
 
 class Result(NamedTuple):
@@ -122,10 +121,20 @@ def _labels(paths):
 
 
 def write(paths: list[str], output: str) -> str:
-    """Writes the page of read(paths) to `output`; returns its absolute path."""
+    """Writes the page of read(paths) to `output`; returns its absolute path.
+
+    Raises:
+      FileNotFoundError, ValueError: as read(); scores of another form.
+    """
     results = read(paths)
+    try:
+        text = page(results)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'results.json of {" or ".join(paths)} is not as evaluate writes it: {error!r}'
+        ) from None
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    files.write_text(output, page(results))
+    files.write_text(output, text)
     print(f'report: {os.path.abspath(output)}', flush=True)
     return os.path.abspath(output)
 
@@ -474,7 +483,7 @@ def _region(path, position, scale):
 @functools.lru_cache(maxsize=64)
 def _listing(folder):
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return {files.stem(name): name for name in names if name.endswith(ENDINGS)}
+    return {files.stem(name): name for name in names if name.lower().endswith(masks.IMAGE_ENDINGS)}
 
 
 def _image_path(folder, frame):
@@ -533,19 +542,19 @@ def _sequences(results, images):
         known = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
         return sum(known) / len(known) if known else math.inf
 
+    worst = {}
+    for each in shown_frames(results) if len(results) == 1 else ():
+        name = results[0].sequence(each.row)
+        worst[name] = min(worst.get(name, each), each, key=lambda one: one.values[0])
     cards = []
     for name, rows in sorted(groups.items(), key=lambda group: level(group[1])):
         shown = ''.join(plots.svg(panel, title=name) for panel in panels(results, name, rows))
         if not shown:
             continue
-        one, frames = results[0], []
-        if len(results) == 1:
-            frames = [each for each in shown_frames(results) if each.row in rows]
-        picture = ''
-        for each in chosen(frames, lambda each: each.values[0], 1):
-            if images.count < MOST_IMAGES:
-                text = f'worst: {_text(each.row)}, frame {_text(each.frame)}'
-                picture = _figure(one, each.row, each.frame, text, images)
+        picture, each = '', worst.get(name)
+        if each and images.count < MOST_IMAGES:
+            text = f'worst: {_text(each.row)}, frame {_text(each.frame)}'
+            picture = _figure(results[0], each.row, each.frame, text, images)
         seen = ' '.join(rows)
         cards.append(
             f'<div class="card" data-seq="{_text(seen)}"><h3>{_text(name)} '

@@ -210,6 +210,9 @@ def test_folders_without_results_are_refused(results, tmp_path, capsys):
     assert 'is no JSON' in message(tmp_path)
     (tmp_path / 'results.json').write_text('[1]')
     assert 'has no per_sequence scores' in message(tmp_path)
+    (tmp_path / 'results.json').write_text('{"per_sequence": {"a": 1}}')
+    assert 'is not as evaluate writes it' in message(tmp_path, f'--output={tmp_path}/page.html')
+    assert not (tmp_path / 'page.html').exists()
 
 
 def test_labels_tell_folders_apart(results):
