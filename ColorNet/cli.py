@@ -29,7 +29,7 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import files, weights
+from common import files, plots, weights
 
 from . import config, npu, ranks
 
@@ -51,7 +51,9 @@ ABOVE_ZERO = (
 )  # fmt: skip
 DEBUG = ('over_dump', 'data_dump_flag', 'data_dump_step', 'profiling', 'autotune')
 DUMPS = ('over_dump', 'data_dump', 'profiling_dump')  # what may have a folder of its own
-NOT_NEGATIVE = ('train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum')
+NOT_NEGATIVE = (
+    'train_steps', 'train_epochs', 'workers', 'seed', 'weight_decay', 'momentum', 'summary_steps',
+)  # fmt: skip
 CHECKPOINT = 'folder or prefix; default: small, the weights that come along'
 
 
@@ -193,6 +195,7 @@ def add_evaluation_flags(flags: argparse.ArgumentParser, datasets: tuple) -> Non
     add('--year', choices=('2016', '2017'), help='DAVIS: one object, or several')
     add('--sequences', help='a,b; default: the split')
     add('--overlay', action='store_true', help='draw contact sheets and clips')
+    add('--report', action='store_true', help='write report.html, a page to read the results by')
 
 
 def options(flags: argparse.ArgumentParser, **values) -> argparse.Namespace:
@@ -671,7 +674,8 @@ def end_run(cfg, args) -> str:
     if folder in _LOCKS:
         _LOCKS.pop(folder).close()
     prefix = weights.checkpoint_prefix(folder)
-    print(f'trained: {prefix}', flush=True)
+    curve = plots.training_curve(folder)
+    print(f'trained: {prefix}{", " + curve if curve else ""}', flush=True)
     return prefix
 
 

@@ -26,6 +26,7 @@ RANGES = {
 PRETRAINED = {'file': '', 'what': '', 'how': ''}  # all presets start from random weights (PT)
 STRIDES = [39, 34, 30, 26, 23, 20, 18, 16, 14, 12, *range(10, 0, -1)]  # frames back (PT)
 HEAD = dict(radius=25.0, context=list(range(20, 0, -1)))  # label propagation of later commits
+PAPER = {'davis 2017': {'J&F-Mean': 0.721}}  # model M, key merge: {data and year: {score: value}}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -97,6 +98,7 @@ def _full():
         # run
         seed=777,                    # PT
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=0,          # updates a checkpoint; 0: one an epoch
         keep_checkpoints=10,         # newest kept; HEAD averages the last ten
         iterations_per_loop=1,       # updates a call on the NPU

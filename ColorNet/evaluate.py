@@ -10,15 +10,16 @@ a video. --copy writes the first mask for every frame instead: what any network 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from common import videos, weights, youtube_vos
+from common import report, videos, weights, youtube_vos
 
 from . import cli, inference, pretrained
-from .config import HEAD, get_config
+from .config import HEAD, PAPER, get_config
 
 DATASETS = ('davis', 'youtube_vos')
 ACCURACY_VIDEOS = 20  # of YouTube-VOS's 3,471 training videos that accuracy() segments
@@ -55,6 +56,7 @@ def run(options, cfg) -> dict:
     videos.check_sizes(found)
     output_path = cli.writable(options.output_path)
     drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
+    drive['paper'] = PAPER.get(f'{options.dataset} {cfg.year}')
     if options.copy:
 
         def copy(video):
@@ -129,7 +131,10 @@ def main(argv=None):
     if not args.copy:
         cli.say_weights(cfg, weights.checkpoint_prefix(args.checkpoint))
     args.data_path, args.dataset = cli.data_root(args, cfg), args.dataset or 'davis'
-    videos.print_scores(run(args, cfg))
+    results = run(args, cfg)
+    videos.print_scores(results)
+    if results and args.report:
+        report.write([args.output_path], os.path.join(args.output_path, 'report.html'))
 
 
 if __name__ == '__main__':

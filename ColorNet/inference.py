@@ -39,30 +39,32 @@ def load(checkpoint: str, cfg) -> Iterator[Network]:
     """
     prefix = weights.checkpoint_prefix(checkpoint)
     key = propagation.feature_key(cfg)
-    with tf.Graph().as_default() as graph, npu.session(cfg) as session:
+    with tf.Graph().as_default() as graph:
+        session = npu.session(cfg)
         size = network_size(64, 64, cfg)
         feature_graphs, vote_graphs = {size: _feature_graph(size, key, cfg)}, {}
         cli.restore(session, prefix)
 
-        def features(frames):
-            size = network_size(*frames.shape[1:3], cfg)
-            if size not in feature_graphs:
-                with graph.as_default():
-                    feature_graphs[size] = _feature_graph(size, key, cfg)
-            image, output = feature_graphs[size]
-            batch = np.zeros(image.shape.as_list(), np.float32)
-            for k, frame in enumerate(frames):
-                batch[k] = propagation.resize_image(frame, size)
-            return session.run(output, {image: batch})[: len(frames)]
+    def features(frames):
+        size = network_size(*frames.shape[1:3], cfg)
+        if size not in feature_graphs:
+            with graph.as_default():
+                feature_graphs[size] = _feature_graph(size, key, cfg)
+        image, output = feature_graphs[size]
+        batch = np.zeros(image.shape.as_list(), np.float32)
+        for k, frame in enumerate(frames):
+            batch[k] = propagation.resize_image(frame, size)
+        return session.run(output, {image: batch})[: len(frames)]
 
-        def vote(query, first, others):
-            if query.shape not in vote_graphs:
-                with graph.as_default():
-                    vote_graphs[query.shape] = vote_graph(query.shape, cfg)
-            inputs, outputs = vote_graphs[query.shape]
-            feed = {inputs['query']: query, inputs['first']: first, inputs['others']: others}
-            return session.run((outputs['weight'], outputs['cell']), feed)
+    def vote(query, first, others):
+        if query.shape not in vote_graphs:
+            with graph.as_default():
+                vote_graphs[query.shape] = vote_graph(query.shape, cfg)
+        inputs, outputs = vote_graphs[query.shape]
+        feed = {inputs['query']: query, inputs['first']: first, inputs['others']: others}
+        return session.run((outputs['weight'], outputs['cell']), feed)
 
+    with contextlib.closing(session):
         yield Network(features, vote)
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
 import numpy as np
+import tensorflow.compat.v1 as tf
 
 from common import files, weights
 
-from . import cli
+from . import cli, config
 
 FOLDER = os.path.join(str(cli.MODEL), 'pretrained')
 BITS = 10  # of the mantissa of float16
@@ -46,6 +46,22 @@ def choose(args) -> None:
             raise ValueError('--checkpoint is needed: folder or prefix')
         print(f'no --checkpoint: the weights that come along, --checkpoint={NAME}', flush=True)
     args.checkpoint = resolve(args.checkpoint or NAME)
+
+
+def network(checkpoint: str | None, device: str = 'auto', **values) -> tuple:
+    """(prefix, settings) of a network, for Python: what the programs take from --checkpoint,
+    --device and --set. As they do, it leaves TensorFlow's log to errors.
+
+    Raises:
+      FileNotFoundError, ValueError: no such checkpoint; an unknown setting, or a value that it
+      cannot have.
+    """
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    texts = [f'{name}={value}' for name, value in values.items()]
+    args = cli.options(cli.parser(''), checkpoint=checkpoint, device=device, set=texts)
+    choose(args)
+    prefix = weights.checkpoint_prefix(args.checkpoint)
+    return prefix, cli.configure(args, config.get_config, prefix)
 
 
 def resolve(checkpoint: str | None) -> str | None:
@@ -124,7 +140,8 @@ def pack(checkpoint: str, name: str, told: dict, bits: int = BITS) -> str:
     path = os.path.join(cli.writable(FOLDER), f'{name}.npz')
     with files.replacing(path) as temporary, open(temporary, 'wb') as file:
         np.savez_compressed(file, **arrays)
-    text = {**told, 'updates': int(found['global_step']), 'commit': _commit(), 'settings': settings}
+    text = {**told, 'updates': int(found['global_step']), 'settings': settings}
+    text['commit'] = files.commit(str(cli.MODEL))
     text = json.dumps(text, indent=1, sort_keys=True)
     files.write_text(_told(name), text + '\n')
     return path
@@ -138,13 +155,6 @@ def _halved(array, bits=BITS):
     numbers = array.astype(np.float16).view(np.uint16).astype(np.uint32)
     numbers = (numbers + step // 2) // step * step
     return numbers.astype(np.uint16).view(np.float16)
-
-
-def _commit():
-    """The commit of the code, '' where it is in no repository."""
-    command = ['git', '-C', str(cli.MODEL), 'rev-parse', 'HEAD']
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return found.stdout.decode().strip()
 
 
 @cli.program

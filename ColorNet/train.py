@@ -20,7 +20,7 @@ import sys
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from . import cli, data, evaluate, model, npu, pretrained, ranks
+from . import cli, data, evaluate, model, npu, pretrained, ranks, views
 from .backbone import moving_statistics
 from .config import check_settings, from_json, get_config
 from .losses import losses
@@ -36,13 +36,32 @@ def model_fn(features, labels, mode, params):
     cfg = EasyDict(params)
     if mode != tf.estimator.ModeKeys.TRAIN:
         raise ValueError(f'mode {mode}: this model function trains; inference.load() segments')
-    scalars = losses(model.network(features, cfg, True), labels, cfg)
+    outputs = model.network(features, cfg, True)
+    scalars = losses(outputs, labels, cfg)
+    npu.show_images(cfg, lambda: shown(features, labels, outputs, cfg))
     for key, value in scalars.items():
         tf.summary.scalar(f'loss/{key}', value)
     train_op = update(scalars['total'], cfg)
     cli.init_from_checkpoint(cfg)
     loss = tf.identity(scalars['total'], 'train_loss')
     return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_op)
+
+
+def shown(features, labels, outputs, cfg) -> dict:
+    """Images for TensorBoard: the second frame of a clip, its first color channel (lightness of
+    Lab) and what the attention to the first frame makes of that; of DUL alone the frame."""
+    if 'key1' not in outputs:
+        return {'input': features['dul1'][:, 1, ..., ::-1]}
+    light = tf.cast(labels['target'][..., 0], tf.float32) / 255  # [B, T, N, 64]
+    first, second = outputs['key1'][:, 0], outputs['key1'][:, 1]
+    share = tf.nn.softmax(cfg.TEMP * tf.matmul(second, first, transpose_b=True))
+    side = cfg.size // views.STRIDE
+    target, found = (
+        tf.depth_to_space(tf.reshape(x, [-1, side, side, views.STRIDE**2]), views.STRIDE)
+        for x in (light[:, 1], tf.matmul(share, light[:, 0]))
+    )
+    image = features['main'][:, 1, ..., ::-1]
+    return {'input': image, 'target': target, 'prediction': found}
 
 
 class AdamW(tf.train.AdamOptimizer):
@@ -98,7 +117,7 @@ def update(loss: tf.Tensor, cfg):
     """One step of the optimizer and of the moving statistics."""
     step = tf.train.get_or_create_global_step()
     rate = learning_rate(step, cfg)
-    tf.summary.scalar('learning_rate', rate)
+    npu.record('learning_rate', rate)
     # Some passes give statistics alone.
     optimizer = npu.wrap_optimizer(AdamW(rate, cfg), cfg, moving_statistics(cfg.bn_decay))
     pairs = optimizer.compute_gradients(loss)

@@ -42,6 +42,7 @@ PRETRAINED = {
     'how': 'Convert it (python -m MANet.convert --source=model_best.pth.tar '
            '--output=coco/model.ckpt)',
 }  # of checkpoint_to_start_from()
+PAPER = {'davis 2017': {'J at 60 s': 0.761, 'AUC of J': 0.749}}  # {data and year: {score: value}}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -112,6 +113,7 @@ def _full():
         # run
         seed=1234,                   # PD
         log_steps=50,                # updates a progress line (PT)
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,       # updates a checkpoint (PT 20,000)
         keep_checkpoints=3,          # newest kept
         iterations_per_loop=1,       # updates a call on the NPU

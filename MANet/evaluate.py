@@ -6,8 +6,9 @@ each corrected by a robot on the worst frame, J over time (Caelles et al. 2018; 
 Samples are the files of DAVIS/Scribbles/<sequence>; where there are none the robot draws the first
 scribbles on the first frame that shows most objects. The first round of a sequence pays for its
 embedding, as in the challenge. Writes result.csv (the columns of davisinteractive), summary.json
-(AUC, J at 60 s, the curve; the same without the embedding beside it), curve.png, rounds.csv (J and
-F a round), and with --save_masks the masks. --backend=davisinteractive lets that package play
+(AUC, J at 60 s, the curve; the same without the embedding beside it), results.json (scores a round
+and of the last round by frame), curve.png, plots/, rounds.csv (J and F a round), with --save_masks
+the masks. --backend=davisinteractive lets that package play
 evaluator (see the README for its installation).
 """
 
@@ -21,15 +22,13 @@ import sys
 import time
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-import tensorflow.compat.v1 as tf
 
-from common import davis, files, masks, videos, weights
+from common import davis, files, masks, plots, report, videos, weights
 from common.bitplanes import frame_scores
 
 from . import cli, data, inference, pretrained, robot, session
-from .config import get_config
+from .config import PAPER, get_config
 
 DATASETS = ('davis',)
 COLUMNS = (
@@ -204,53 +203,74 @@ def mean_rounds(found: dict, cfg) -> list[tuple]:
     return result
 
 
-def write(found: dict, cfg, output_path: str) -> dict:
-    """Writes result.csv, summary.json, rounds.csv and curve.png; returns the summary."""
+def write(found: dict, root: str, cfg, output_path: str) -> dict:
+    """Writes result.csv, summary.json, results.json, rounds.csv, curve.png and plots/ of samples
+    of the DAVIS tree `root`; returns the summary."""
     header, rounds = ('round', 'J', 'F', 'J&F'), mean_rounds(found, cfg)
     without = curve(found, cfg, with_embedding=False)
+    settings = {key: cfg[key] for key in get_config()}
+    made = files.made_with(settings)
     summary = {
         **curve(found, cfg),
         'without_embedding': {key: without[key] for key in ('auc', 'metric_at_threshold')},
         'samples': [f'{name} {number}' for name, number in found],
         'rounds': [dict(zip(header, row)) for row in rounds],
-        'config': {key: cfg[key] for key in get_config()},
-        'versions': {
-            'tensorflow': tf.__version__,
-            'numpy': np.__version__,
-            'opencv': cv2.__version__,
-        },
+        'config': settings,
+        'versions': made['versions'],
     }
+    results = {**scores_of(found, summary, root, cfg), **made}
+    results['paper'] = PAPER.get(f'davis {cfg.year}', {})
     texts = {
         'result.csv': csv_text(csv_rows(found), COLUMNS),
         'rounds.csv': csv_text(rounds, header),
         'summary.json': json.dumps(summary, indent=1),
+        'results.json': json.dumps(results, indent=1),
     }
     for name, text in texts.items():
         files.write_text(os.path.join(output_path, name), text)
-    image = plot_curve(summary['curve']['time'], summary['curve'][cfg.metric], cfg.metric)
-    masks.write_image(os.path.join(output_path, 'curve.png'), image)
+    times, values = (summary['curve'][key][:-1] for key in ('time', cfg.metric))
+    line = plots.Line(cfg.metric, times, values, dots=True)
+    panel = plots.Panel([line], 'seconds', f'mean {cfg.metric}, a dot a round', 0.0, 1.0)
+    plots.write(os.path.join(output_path, 'curve.png'), [panel], 640, 400)
+    plots.write_by_frame(results, os.path.join(output_path, 'plots'))
     return summary
 
 
-def plot_curve(times: list, values: list, name: str) -> np.ndarray:
-    """uint8 [480, 640, 3]: a curve of values 0..1 over seconds."""
-    image = np.full((480, 640, 3), 255, np.uint8)
-    left, top, width, height = 60, 20, 560, 410
-    most = max(times[-2] * 1.05, 1e-6)
-    for k in range(6):
-        y = top + height - height * k // 5
-        cv2.line(image, (left, y), (left + width, y), (220, 220, 220), 1)
-        cv2.putText(image, f'{k / 5:.1f}', (15, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0))
-    points = [
-        (left + int(width * min(t / most, 1)), top + height - int(height * v))
-        for t, v in zip(times, values)
-    ]
-    cv2.polylines(image, [np.array(points, np.int32)], False, (160, 60, 0), 2, cv2.LINE_AA)
-    for point in points[1:-1]:
-        cv2.circle(image, point, 4, (0, 0, 200), -1, cv2.LINE_AA)
-    text = f'{name} over seconds, 0 to {most:.1f} s'
-    cv2.putText(image, text, (left, 465), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1)
-    return image
+def scores_of(found: dict, summary: dict, root: str, cfg) -> dict:
+    """What results.json has of the scores, for common/report.py: `global`, `per_sequence` and
+    `per_frame` of the last round, `rounds` {row: {'J': values, 'F': values}}, `curve`, `where`; a
+    row is '<sequence>/<sample>_<object>'."""
+    last = summary['rounds'][-1] if summary['rounds'] else {}
+    results = {
+        'global': {
+            f'{cfg.metric} at {AT} s': summary['metric_at_threshold'][cfg.metric],
+            f'AUC of {cfg.metric}': summary['auc'],
+            **{f'{key}, last round': last[key] for key in ('J', 'F', 'J&F') if key in last},
+        },
+        'per_sequence': {},
+        'per_frame': {},
+        'rounds': {},
+        'curve': summary['curve'],
+        'where': {f'{name}/{number}': where(root, name, number) for name, number in found},
+    }
+    for (name, number), (count, played) in found.items():
+        frames = [files.stem(path) for path in davis.frames(root, name)]
+        for k in range(count if played else 0):
+            row = f'{name}/{number}_{k + 1}'
+            j, f = np.array([each.scores[:, k].mean(0) for each in played]).T.tolist()
+            results['rounds'][row] = {'J': j, 'F': f}
+            results['per_sequence'][row] = {'J-Mean': j[-1], 'F-Mean': f[-1]}
+            j, f = played[-1].scores[:, k].T.tolist()
+            results['per_frame'][row] = {'frames': frames, 'J': j, 'F': f}
+    return results
+
+
+def where(root: str, name: str, number: int) -> dict:
+    """Folders of a sample's frames, ground truth and masks."""
+    images, truth = (
+        os.path.join(root, kind, '480p', name) for kind in ('JPEGImages', 'Annotations')
+    )
+    return {'images': images, 'truth': truth, 'masks': os.path.join('masks', name, str(number))}
 
 
 def evaluate_sequence(network, cfg, root: str, name: str, count: int, output_path: str, options):
@@ -271,7 +291,7 @@ def evaluate_sequence(network, cfg, root: str, name: str, count: int, output_pat
         print(f'{name} {number}: J {" ".join(scores)}', flush=True)
         folder = os.path.join('masks', name, str(number))
         video = videos.Video(f'{name}_{number}', folder, frames, {}, {}, [])
-        if options.save_masks or options.overlay:
+        if options.save_masks or options.overlay or options.report:
             videos.write_masks(video, run.masks, output_path)
         if options.overlay:
             videos.draw(video, output_path)
@@ -307,7 +327,7 @@ def run(options, cfg) -> dict:
         for name in names:  # files after each: a killed run keeps what it has
             count = counts[name]
             found.update(evaluate_sequence(network, cfg, root, name, count, output_path, options))
-            summary = write(found, cfg, output_path)
+            summary = write(found, root, cfg, output_path)
     return summary
 
 
@@ -398,6 +418,8 @@ def arguments():
 def main(argv=None):
     """Prints J and F a round, AUC and the score at 60 s."""
     args = arguments().parse_args(argv)
+    if args.report and args.backend != 'own':
+        raise ValueError('--report needs the scores of --backend=own')
     pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     args.data_path = cli.data_root(args, cfg)
@@ -410,6 +432,8 @@ def main(argv=None):
         print(f'round {row["round"]}: J {row["J"]:.3f} F {row["F"]:.3f}')
     keys = ('auc', 'metric_at_threshold', 'without_embedding')
     print(json.dumps({key: summary[key] for key in keys if key in summary}))
+    if args.report:
+        report.write([args.output_path], os.path.join(args.output_path, 'report.html'))
 
 
 if __name__ == '__main__':

@@ -134,10 +134,12 @@ def load(checkpoint: str, cfg):
       FileNotFoundError, ValueError: no checkpoint, or of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
-    with tf.Graph().as_default(), npu.session(cfg) as session:
+    with tf.Graph().as_default():
+        session = npu.session(cfg)
         model.embed(tf.placeholder(tf.float32, [1, 64, 64, 3]), cfg)
         model.make_every_variable(cfg)
         cli.restore(session, prefix)
+    with contextlib.closing(session):
         yield Network(session, cfg)
 
 

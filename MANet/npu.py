@@ -24,7 +24,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from common import files
+from common import files, plots
 
 from . import ranks
 
@@ -103,7 +103,7 @@ def _cpu_session_config():
 def _cpu_run_config(cfg):
     return tf.estimator.RunConfig(
         tf_random_seed=cfg.seed, save_checkpoints_steps=cfg.checkpoint_steps,
-        save_summary_steps=cfg.log_steps, keep_checkpoint_max=cfg.keep_checkpoints,
+        save_summary_steps=cfg.summary_steps, keep_checkpoint_max=cfg.keep_checkpoints,
         log_step_count_steps=None, session_config=_cpu_session_config(),
     )  # fmt: skip
 
@@ -276,6 +276,28 @@ def wrap_optimizer(optimizer, cfg, statistics=()):
     return npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=count > 1)
 
 
+def record(name: str, value: tf.Tensor) -> None:
+    """Has ProgressHook keep a float32 scalar of the training graph, such as the learning rate."""
+    tf.add_to_collection('record', tf.identity(value, f'record_{name}'))
+
+
+def show_images(cfg, make) -> None:
+    """Has TensorBoard show images every cfg.summary_steps updates, on CPU alone: on the NPU they
+    would leave the device in the middle of a step.
+
+    Args:
+      cfg: uses summary_steps, device.
+      make: function that gives {name: image}: float32 or uint8 [B, H, W, 3], BGR, 0..255, or
+        float32 [B, H, W, 1], 0..1. Not called where none are shown.
+    """
+    if not cfg.get('summary_steps') or cfg.get('device', 'cpu') != 'cpu':
+        return
+    for name, image in make().items():
+        image = tf.cast(image, tf.float32)
+        image = image[..., ::-1] if image.shape.as_list()[-1] == 3 else 255 * image
+        tf.summary.image(name, tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), max_outputs=2)
+
+
 class ProgressHook(tf.train.SessionRunHook):
     """Prints step, loss, speed and remaining time; measures throughput without the first interval.
 
@@ -301,6 +323,8 @@ class ProgressHook(tf.train.SessionRunHook):
         self.fetches = {'step': tf.train.get_global_step(), 'loss': named('train_loss:0')}
         with contextlib.suppress(KeyError):
             self.fetches['scale'] = named('progress_loss_scale:0')
+        recorded = tf.get_collection('record')
+        self.fetches['record'] = {t.op.name.split('record_')[-1]: t for t in recorded}
         self.time = self.step = self.start = self.seen = None
         self.attempts = self.not_finite = 0
 
@@ -333,6 +357,7 @@ class ProgressHook(tf.train.SessionRunHook):
                 self.step, self.time = step, now
             elif step >= target > self.step:
                 self._report(step, now, values.get('scale'))
+                self._record(step, values)
 
     def _report(self, step, now, scale):
         seconds = (now - self.time) / (step - self.step)
@@ -353,7 +378,21 @@ class ProgressHook(tf.train.SessionRunHook):
         if self.fps:
             speed = {'fps': self.fps, 'loss': self.last_loss, 'images': self.images}
             files.write_text(os.path.join(self.folder, 'speed.json'), json.dumps(speed))
-        self.step, self.time = step, now
+        self.step, self.time, self.speed = step, now, self.images / seconds
+
+    def _record(self, step, values):
+        """Adds a line to progress.jsonl, of which training.png is drawn, and the same scalars to
+        TensorBoard's events."""
+        row = {'loss': self.last_loss, 'images_per_second': self.speed, **values['record']}
+        if 'scale' in values:
+            row['loss_scale'] = values['scale']
+        row = {key: float(value) for key, value in row.items() if math.isfinite(value)}
+        with open(os.path.join(self.folder, plots.PROGRESS), 'a') as f:
+            f.write(json.dumps({'step': step, **row}) + '\n')
+        found = [tf.Summary.Value(tag=f'progress/{k}', simple_value=v) for k, v in row.items()]
+        writer = tf.summary.FileWriterCache.get(self.folder)
+        writer.add_summary(tf.Summary(value=found), step)
+        writer.flush()
 
 
 def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = None) -> None:

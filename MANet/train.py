@@ -48,8 +48,19 @@ def training_losses(features, labels, cfg) -> dict:
     that all checkpoints have one form."""
     step = tf.train.get_or_create_global_step() - span(cfg)[0]
     outputs = model.network(features, cfg, training=True)
+    npu.show_images(cfg, lambda: shown(features, labels, outputs))
     model.make_every_variable(cfg)
     return losses(outputs, dict(labels, step=step), cfg)
+
+
+def shown(features, labels, outputs) -> dict:
+    """Images for TensorBoard: the frame to answer, ids as shares of the largest, void black."""
+    count = outputs['logits'].shape.as_list()[-1]
+    found, target = tf.argmax(outputs['logits'], -1, output_type=tf.int32), labels['label']
+    found, target = (
+        tf.cast(ids % data.VOID, tf.float32)[..., None] / (count - 1) for ids in (found, target)
+    )
+    return {'input': features['images'][:, -1], 'target': target, 'prediction': found}
 
 
 def loss_of(features, labels, cfg) -> tf.Tensor:
@@ -82,7 +93,7 @@ def make_optimizer(step: tf.Tensor, cfg) -> tf.train.Optimizer:
     """Momentum SGD of the stage: the rate falls, in stage 1 of the official code for DeepLab alone
     (cfg.group0_only)."""
     rate = learning_rate(step, cfg)
-    tf.summary.scalar('learning_rate', rate)
+    npu.record('learning_rate', rate)
     nesterov = cfg.nesterov and cfg.stage == 1
     falling = tf.train.MomentumOptimizer(rate, cfg.momentum, use_nesterov=nesterov)
     if cfg.stage == 2 or not cfg.group0_only:
@@ -98,7 +109,7 @@ def update(loss: tf.Tensor, step: tf.Tensor, cfg):
     pairs = [(g, v) for g, v in optimizer.compute_gradients(loss, chosen) if g is not None]
     if cfg.clip and cfg.stage == 1:
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g, _ in pairs]))
-        tf.summary.scalar('gradient_norm', norm)
+        npu.record('gradient_norm', norm)
         shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
         pairs = [(g * shrink, v) for g, v in pairs]
     pairs = [(g + cfg.weight_decay * v, v) for g, v in pairs]

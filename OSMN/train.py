@@ -30,10 +30,19 @@ def model_fn(features, labels, mode, params):
     cfg = EasyDict(params)
     if mode != tf.estimator.ModeKeys.TRAIN:
         raise ValueError(f'mode {mode}: this model function trains; inference.load() segments')
-    loss = loss_of(features, labels, cfg)
+    outputs = model.batch_network(features, cfg)
+    loss = losses(outputs, labels, cfg)['total']
+    npu.show_images(
+        cfg,
+        lambda: {
+            'input': features['image_0'] / cfg.scale_value + cfg.mean,
+            'target': labels['mask_0'],
+            'prediction': tf.sigmoid(outputs['logits_0']),
+        },
+    )
     step = tf.train.get_or_create_global_step()
     rate = learning_rate(step, cfg)
-    tf.summary.scalar('learning_rate', rate)
+    npu.record('learning_rate', rate)
     adam = tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon)
     optimizer = npu.wrap_optimizer(adam, cfg, moving_statistics())
     gradients = optimizer.compute_gradients(loss, trained_variables(cfg))

@@ -9,6 +9,8 @@ hyper-parameters the preset `full` takes. Commands, from the repository root:
     python -m OSVOS.demo     --input=VIDEO --mask=FIRST.png --checkpoint=run --output_path=demo
     python -m OSVOS.convert  --source=vgg_16.ckpt --output=vgg/model.ckpt
     python -m OSVOS.export   --checkpoint=run --output_path=exported
+
+In Python: from OSVOS import segment (api.py).
 """
 
 import importlib.util
@@ -19,3 +21,11 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: wi
 
 if importlib.util.find_spec('tensorflow') is None:
     sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')
+
+
+def __getattr__(name):  # PEP 562: TensorFlow is imported when it is wanted
+    if name == 'segment':
+        from .api import segment
+
+        return segment
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

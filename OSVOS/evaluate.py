@@ -17,10 +17,10 @@ import sys
 
 import numpy as np
 
-from common import masks, metrics, videos, weights
+from common import masks, metrics, report, videos, weights
 
 from . import cli, inference, pretrained
-from .config import get_config
+from .config import PAPER, get_config
 
 DATASETS = ('davis', 'youtube_vos')
 
@@ -52,6 +52,7 @@ def run(options, cfg) -> dict:
     output_path = cli.writable(options.output_path)
     drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
     drive['stability'] = options.stability
+    drive['paper'] = PAPER.get(f'{options.dataset} {cfg.year}')
     if options.online_path:
 
         def segment(video):
@@ -123,6 +124,8 @@ def main(argv=None):
     videos.print_scores(results)
     if results:
         print(f'Dice {np.mean(list(results["dice"].values())):.4f}')
+        if args.report:
+            report.write([args.output_path], os.path.join(args.output_path, 'report.html'))
 
 
 if __name__ == '__main__':

@@ -32,8 +32,8 @@ def load(checkpoint: str, cfg):
       FileNotFoundError, ValueError: no checkpoint, or of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
-    with tf.Graph().as_default() as graph, npu.session(cfg) as session:
-        built = {}
+    with tf.Graph().as_default() as graph:
+        session, built = npu.session(cfg), {}
 
         def build(size):
             image = tf.placeholder(tf.float32, [1, *size, 3])
@@ -42,17 +42,18 @@ def load(checkpoint: str, cfg):
         build((64, 64))  # for its variables
         cli.restore(session, prefix)
 
-        def network(frame):
-            shape = frame.shape[:2]
-            size = data.network_size(*shape, cfg)
-            if size not in built:
-                with graph.as_default():
-                    built[size] = build(size)
-            image, probability = built[size]
-            resized = frame if shape == size else data.resize_image(frame, size)
-            found = session.run(probability, {image: cv2.LUT(resized, data.TABLE)[None]})[0, ..., 0]
-            return found if shape == size else cv2.resize(found, shape[::-1])
+    def network(frame):
+        shape = frame.shape[:2]
+        size = data.network_size(*shape, cfg)
+        if size not in built:
+            with graph.as_default():
+                built[size] = build(size)
+        image, probability = built[size]
+        resized = frame if shape == size else data.resize_image(frame, size)
+        found = session.run(probability, {image: cv2.LUT(resized, data.TABLE)[None]})[0, ..., 0]
+        return found if shape == size else cv2.resize(found, shape[::-1])
 
+    with contextlib.closing(session):
         yield network
 
 

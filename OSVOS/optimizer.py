@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import tensorflow.compat.v1 as tf
 
-from . import model
+from . import data, model, npu
 from .losses import losses, stage_value
 
 MULTIPLIERS = (('score-dsn', 0.1), ('upscore-fuse', 0.01))  # of the rate, SGD (OSVOS-TensorFlow)
@@ -15,7 +15,7 @@ MULTIPLIERS = (('score-dsn', 0.1), ('upscore-fuse', 0.01))  # of the rate, SGD (
 def make_optimizer(step: tf.Tensor, cfg):
     """Adam or momentum SGD with the schedule's rate at update `step`."""
     rate = learning_rate(step, cfg)
-    tf.summary.scalar('learning_rate', rate)
+    npu.record('learning_rate', rate)
     if cfg.optimizer == 'adam':
         return tf.train.AdamOptimizer(rate, epsilon=cfg.adam_epsilon)
     return tf.train.MomentumOptimizer(rate, cfg.momentum)
@@ -78,8 +78,17 @@ def averaged_gradients(optimizer, features: dict, labels: dict, cfg):
 def one_pass(optimizer, features: dict, labels: dict, cfg):
     """(loss, [(gradient, variable)]) of one forward and backward pass; unused layers are left
     out."""
-    scalars = losses(model.network(features, cfg, training=True), labels, cfg)
+    outputs = model.network(features, cfg, training=True)
+    scalars = losses(outputs, labels, cfg)
     if cfg.accumulate == 1:
+        npu.show_images(
+            cfg,
+            lambda: {
+                'input': features['image'] + data.MEAN,
+                'target': labels['mask'],
+                'prediction': outputs['probability'],
+            },
+        )
         for key, value in scalars.items():
             tf.summary.scalar(f'loss/{key}', value)
     pairs = optimizer.compute_gradients(scalars['total'])

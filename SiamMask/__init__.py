@@ -11,6 +11,8 @@ Original code: foolwood/SiamMask (PyTorch). Commands, from the folder above this
     python -m SiamMask.demo      --input=clip.mp4 --box=300,100,60,80 --checkpoint=sharp
     python -m SiamMask.convert   --source=SiamMask_VOT.pth --output=published/model.ckpt
     python -m SiamMask.export    --checkpoint=sharp --output_path=exported
+
+In Python: from SiamMask import Tracker (api.py).
 """
 
 import importlib.util
@@ -21,3 +23,11 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # a fault is one message: wi
 
 if importlib.util.find_spec('tensorflow') is None:
     sys.exit(f'{__name__}: {sys.executable} has no TensorFlow: `source env.sh` finds one that has')
+
+
+def __getattr__(name):  # PEP 562: TensorFlow is imported when it is wanted
+    if name == 'Tracker':
+        from .api import Tracker
+
+        return Tracker
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -64,6 +64,12 @@ BASE_SETS = [
     ['coco', 0, 1, 'train2017.json'],
     ['det', 100000, 1, 'train.json'],
 ]
+PAPER = {  # {data set and year: {score: value}}; robustness is failures a hundred frames
+    'vot 2016': {'eao': 0.433, 'accuracy': 0.639, 'robustness': 0.214},
+    'vot 2018': {'eao': 0.380, 'accuracy': 0.609, 'robustness': 0.276},
+    'davis 2016': {'J-Mean': 0.717, 'F-Mean': 0.678},
+    'davis 2017': {'J-Mean': 0.543, 'F-Mean': 0.585},
+}
 
 
 def get_config(preset: str = 'full') -> EasyDict:
@@ -142,6 +148,7 @@ def _full():
         # run
         seed=123456,                 # PT siam_mask_dataset.py
         log_steps=20,                # updates a progress line
+        summary_steps=0,             # updates between images for TensorBoard, CPU alone; 0: none
         checkpoint_steps=0,          # updates a checkpoint; 0: one an epoch of the schedule (PT)
         keep_checkpoints=20,         # newest kept (TFP SAVE_MAX); PT chooses among its 20
         iterations_per_loop=1,       # updates a call on the NPU

@@ -19,11 +19,11 @@ import sys
 
 import numpy as np
 
-from common import davis, files, masks, metrics, videos, weights
+from common import davis, files, masks, metrics, report, videos, weights
 from common.files import stem
 
 from . import cli, evaluate_vot, inference, pretrained, tracker, vot
-from .config import HYPER, TRACKING, get_config, tracking_settings
+from .config import HYPER, PAPER, TRACKING, get_config, tracking_settings
 
 DATASETS = ('vot', 'davis', 'youtube_vos')
 THRESHOLDS = np.arange(0.30, 0.81, 0.05)  # of mean IoU (PT tools/tune_vos.py)
@@ -104,6 +104,7 @@ def segment_videos(found: list, network, each, folder: str, options, cfg) -> dic
         settings={**cfg, **each.hyper},
         set_name=set_name,
         overlay=options.overlay,
+        paper=PAPER.get(f'{options.dataset} {cfg.year}'),
     )
     for name, values in shares.items():
         if name in results.get('per_sequence', {}):
@@ -258,6 +259,10 @@ def main(argv=None):
         videos.print_scores(*rows.values())
     elif all(rows.values()):
         print(table(rows))
+    if args.report and all(rows.values()):
+        own = [os.path.join(args.output_path, name) for name in rows]
+        own = [args.output_path] if args.dataset != 'vot' and len(rows) == 1 else own
+        report.write(own, os.path.join(args.output_path, 'report.html'))
 
 
 if __name__ == '__main__':

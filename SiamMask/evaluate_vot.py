@@ -12,12 +12,12 @@ import random
 import re
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from common import files, masks, weights
+from common import files, plots, weights
 
 from . import cli, inference, tracker, vot
+from .config import PAPER
 
 SEARCHED = ('penalty_k', 'window_influence', 'tracker_rate')
 
@@ -126,12 +126,14 @@ def run(options, cfg, benchmark: str) -> dict:
     interval = interval_of(options.data_path, options.interval)
     print(f'EAO of {interval[0]} .. {interval[1]} frames', flush=True)
     output_path, rows = cli.writable(options.output_path), {}
+    year = re.search(r'VOT(20\d\d)', os.path.basename(os.path.abspath(options.data_path)))
+    paper = PAPER.get(f'vot {year.group(1)}') if year else None
     if options.results:
         for folder in result_folders(options.results, options.tracker_prefix):
             runs = {s['name']: vot.read_runs(folder, s) for s in sequences}
             name = os.path.basename(os.path.abspath(folder))
             own = cli.writable(os.path.join(output_path, name))
-            rows[name] = score(sequences, runs, interval, own)
+            rows[name] = score(sequences, runs, interval, own, paper=paper, results=folder)
         return rows
     todo = trackers(options, cfg, benchmark)
     for prefix, same in itertools.groupby(todo, lambda each: each.checkpoint):
@@ -141,7 +143,8 @@ def run(options, cfg, benchmark: str) -> dict:
                 made = files.fingerprint(f'{prefix}.index')
                 files.claim(folder, {'checkpoint': made, 'boxes': options.boxes, **each.hyper})
                 runs = track(network, sequences, each.hyper, folder, options.boxes)
-                rows[each.name] = score(sequences, runs, interval, folder)
+                settings = {**cfg, **each.hyper}
+                rows[each.name] = score(sequences, runs, interval, folder, settings, paper)
     return rows
 
 
@@ -178,8 +181,27 @@ def track(network, sequences: list, hyper: dict, folder: str, boxes: bool) -> di
     return result
 
 
-def score(sequences: list, runs: dict, interval: tuple, folder: str) -> dict:
-    """Scores of one tracker, written to `folder`: results.json, eao.png, overlap.png."""
+def score(
+    sequences: list,
+    runs: dict,
+    interval: tuple,
+    folder: str,
+    settings: dict | None = None,
+    paper: dict | None = None,
+    results: str = '',
+) -> dict:
+    """Scores of one tracker, written to `folder`: results.json, eao.png, overlap.png, a plot a
+    sequence.
+
+    Args:
+      sequences: of vot.load().
+      runs: {sequence: [run]}.
+      interval: frames of EAO.
+      folder: of the scores.
+      settings: plain values that results.json keeps.
+      paper: published scores, kept too.
+      results: folder of the runs' files; '': `folder`.
+    """
     found = vot.score(sequences, runs, interval)
     found['eao_legacy'] = vot.eao(found['curve'], vot.LEGACY)
     overlaps = {
@@ -191,12 +213,48 @@ def score(sequences: list, runs: dict, interval: tuple, folder: str) -> dict:
     curve = found.pop('curve')
     plain = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in found.items()}
     plain.update(interval=interval, curve=[float(v) for v in curve])
+    plain.update(files.made_with(settings), paper=paper or {})
+    plain['per_frame'] = {s['name']: by_frame(s, runs, overlaps[s['name']]) for s in sequences}
+    plain['where'] = {s['name']: where(s, folder, results or folder) for s in sequences}
     files.write_text(os.path.join(folder, 'results.json'), json.dumps(plain, indent=1))
-    image = plot({'expected overlap': curve}, 'frames', interval)
-    masks.write_image(os.path.join(folder, 'eao.png'), image)
-    first = dict(itertools.islice(overlaps.items(), 6))
-    masks.write_image(os.path.join(folder, 'overlap.png'), plot(first, 'frame'))
+    line = plots.Line('expected overlap', list(range(len(curve))), plain['curve'])
+    panel = plots.Panel([line], 'frames', 'expected overlap', 0.0, 1.0, interval)
+    plots.write(os.path.join(folder, 'eao.png'), [panel], 720, 360)
+    first = itertools.islice(plain['per_frame'].items(), len(plots.COLORS))
+    lines = [
+        plots.Line(name, list(range(len(row['overlap']))), row['overlap'], color)
+        for color, (name, row) in enumerate(first)
+    ]
+    panel = plots.Panel(lines, 'frame', 'overlap', 0.0, 1.0)
+    plots.write(os.path.join(folder, 'overlap.png'), [panel], 720, 360)
+    plots.write_by_frame(plain, os.path.join(folder, 'plots'))
     return found
+
+
+def by_frame(sequence: dict, runs: dict, overlaps: np.ndarray) -> dict:
+    """{'frames': names, 'overlap': values} of a sequence's first run: 0 where it was lost, None
+    where the protocol leaves a frame out."""
+    run = runs[sequence['name']][0]
+    lost = [isinstance(entry, int) and entry == 2 for entry in run]
+    values = [0.0 if gone else float(v) for v, gone in zip(overlaps, lost)]
+    return {
+        'frames': [files.stem(path) for path in sequence['frames']],
+        'overlap': [None if np.isnan(v) else v for v in values],
+    }
+
+
+def where(sequence: dict, folder: str, results: str) -> dict:
+    """What results.json says of a sequence's files, for common/report.py: folder of the frames,
+    files of the regions, the annotated ones written to truth/."""
+    name = sequence['name']
+    path = os.path.join(folder, 'truth', f'{name}.txt')
+    vot.write_run(path, list(sequence.get('regions', sequence['boxes'])))
+    own = sorted(glob.glob(os.path.join(glob.escape(results), 'baseline', name, '*0*.txt')))
+    return {
+        'images': os.path.dirname(os.path.abspath(sequence['frames'][0])),
+        'regions': os.path.relpath(own[0], folder) if own else '',
+        'truth': os.path.join('truth', f'{name}.txt'),
+    }
 
 
 def table(rows: dict) -> str:
@@ -209,38 +267,3 @@ def table(rows: dict) -> str:
             f'{row["eao"]:6.3f} {row["eao_legacy"]:7.3f}'
         )
     return '\n'.join(lines)
-
-
-def plot(lines: dict, label: str, span: tuple | None = None) -> np.ndarray:
-    """uint8 [360, 720, 3]: curves 0..1 over 0, 1, ...
-
-    Args:
-      lines: {name: values}; NaN is left out.
-      label: of the horizontal axis.
-      span: (low, high) to shade.
-    """
-    image = np.full((360, 720, 3), 255, np.uint8)
-    longest = max(2, *map(len, lines.values()))
-
-    def position(x, y):
-        return int(50 + 650 * x / (longest - 1)), int(320 - 290 * y)
-
-    def write(text, where, color=(60, 60, 60)):
-        cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
-
-    if span and span[0] < longest:
-        left, right = position(span[0], 0)[0], position(min(span[1], longest - 1), 0)[0]
-        image[30:320, left:right] = 235
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        cv2.line(image, position(0, tick), position(longest - 1, tick), (210, 210, 210))
-        write(f'{tick:g}', (12, position(0, tick)[1] + 4))
-        write(f'{tick * (longest - 1):.0f}', (position(tick * (longest - 1), 0)[0] - 8, 336))
-    write(label, (340, 354))
-    for i, (name, values) in enumerate(lines.items()):
-        color = masks.PALETTE[i + 1][::-1].tolist()
-        for x in range(1, len(values)):
-            if not np.isnan(values[x - 1 : x + 1]).any():
-                ends = position(x - 1, values[x - 1]), position(x, values[x])
-                cv2.line(image, *ends, color, 1, cv2.LINE_AA)
-        write(name, (60 + 105 * i, 20), color)
-    return image

@@ -90,9 +90,11 @@ def load(checkpoint: str, cfg) -> Iterator[Network]:
       FileNotFoundError, ValueError: no checkpoint, or of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
-    with tf.Graph().as_default(), npu.session(cfg) as session:
+    with tf.Graph().as_default():
+        session = npu.session(cfg)
         network = Network(session, cfg, cfg.objects)
         cli.restore(session, prefix)
+    with contextlib.closing(session):
         yield network
 
 

@@ -46,8 +46,8 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         reported = tf.where(good, loss, np.inf)
         statistics[:] = [(old, tf.where(good, new, old)) for old, new in statistics]
     setting.update(rate=rate, momentum=momentum)
-    tf.summary.scalar('learning_rate', rate)
-    tf.summary.scalar('gradient_norm', norm)
+    npu.record('learning_rate', rate)
+    npu.record('gradient_norm', norm)
     changes = [
         (rate_factor(variable, cfg) * (gradient + decay * variable), variable)
         for gradient, (_, variable) in zip(gradients, pairs)

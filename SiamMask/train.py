@@ -24,7 +24,7 @@ from common import files, weights
 from . import cli, data, evaluate, model, npu, optimizer, pretrained, ranks
 from . import prepare as crops
 from .config import from_json, get_config
-from .losses import losses
+from .losses import losses, upsampled
 
 
 def model_fn(features, labels, mode, params):
@@ -32,12 +32,24 @@ def model_fn(features, labels, mode, params):
     cfg = EasyDict(params)
     if mode != tf.estimator.ModeKeys.TRAIN:
         raise ValueError(f'mode {mode}: this model function trains; inference.load() tracks')
-    scalars = losses(model.network(features, cfg, training=True), labels, cfg)
+    outputs = model.network(features, cfg, training=True)
+    scalars = losses(outputs, labels, cfg)
+    npu.show_images(cfg, lambda: first_masks(features, labels, outputs))
     for key, value in scalars.items():
         tf.summary.scalar(f'loss/{key}', value)
     train_op, loss = optimizer.update(scalars['total'], cfg)
     cli.init_from_checkpoint(cfg)
     return tf.estimator.EstimatorSpec(mode, loss=tf.identity(loss, 'train_loss'), train_op=train_op)
+
+
+def first_masks(features, labels, outputs) -> dict:
+    """Images for TensorBoard: the search image, its first wanted mask patch and that found."""
+    masks = {
+        'target': tf.cast(tf.equal(labels['mask'], 1), tf.float32),
+        'prediction': tf.sigmoid(upsampled(outputs['mask'])),
+    }
+    masks = {name: mask[:, 0, ..., None] for name, mask in masks.items()}
+    return {'input': features['search'], **masks}
 
 
 def prepare(args, cfg) -> None:

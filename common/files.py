@@ -11,6 +11,10 @@ import json
 import os
 import re
 import secrets
+import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 
 SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
@@ -147,6 +151,53 @@ def claim(folder: str, facts: dict) -> None:
             f'{os.path.abspath(folder)} holds results of something else ({"; ".join(rows)}). '
             'Choose another --output_path, or move the folder away'
         )
+
+
+def commit(folder: str) -> str:
+    """The commit of the repository that `folder` is in, '' where it is in none."""
+    command = ['git', '-C', folder, 'rev-parse', 'HEAD']
+    try:
+        found = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        )
+    except OSError:  # no git
+        return ''
+    return found.stdout.decode().strip()
+
+
+def made_with(settings: dict | None = None) -> dict:
+    """What results.json says beside the scores: config (the plain ones of the settings), versions,
+    command, commit and time."""
+    modules = {'numpy': 'numpy', 'opencv': 'cv2', 'tensorflow': 'tensorflow'}
+    versions = {name: sys.modules[m].__version__ for name, m in modules.items() if m in sys.modules}
+    settings = settings or {}
+    return {
+        'config': {key: value for key, value in settings.items() if _is_plain(value)},
+        'versions': {'python': sys.version.split()[0], **versions},
+        'command': sys.argv,
+        'commit': commit(os.path.dirname(os.path.abspath(__file__))),
+        'time': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
+    }
+
+
+def _is_plain(value):
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (str, int, float)) for item in value)
+    return value is None or isinstance(value, (str, int, float))
+
+
+def command_text(command: list[str]) -> str:
+    """sys.argv as it was typed: a module of this project as `python -m OSVOS.evaluate`."""
+    if not command:
+        return ''
+    program, *flags = command
+    start, ending = os.path.splitext(os.path.abspath(program))
+    if ending == '.py':
+        parts = start.split(os.sep)[-2:]
+        program = f'python -m {".".join(part for part in parts if part != "__main__")}'
+    else:
+        program = shlex.quote(os.path.basename(program))
+    return ' '.join([program, *map(shlex.quote, flags)])
 
 
 def read_json(path: str):

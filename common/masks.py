@@ -227,6 +227,34 @@ def first_mask(path: str, shape: tuple[int, int]) -> np.ndarray:
     return ids
 
 
+def checked_ids(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A first mask that is an array, checked as first_mask() checks a file: ids uint8 [H, W], void
+    as background.
+
+    Args:
+      mask: bool, or whole numbers: ids 1, 2, ..., or 0 and 255.
+      shape: (H, W) of the frames.
+
+    Raises:
+      ValueError: another shape; no object; what are no ids.
+    """
+    mask = np.asarray(mask)
+    if mask.shape != tuple(shape):
+        raise ValueError(f'the first mask is {list(mask.shape)}, the frames are {list(shape)}')
+    if mask.dtype.kind not in 'bui':
+        raise ValueError(f'the first mask is {mask.dtype}, expected bool or uint8 ids')
+    numbers = set(np.unique(mask).astype(int).tolist()) - {0}
+    if numbers == {255}:
+        return (mask == 255).astype(np.uint8)
+    numbers -= {255}
+    if not numbers or not 1 <= min(numbers) <= max(numbers) < 255 or len(numbers) > MOST_OBJECTS:
+        raise ValueError(
+            f'the first mask has the values {sorted(numbers)[:8]}, expected ids 1, 2, ... (0: '
+            'background), or 0 and 255'
+        )
+    return np.where(mask == 255, 0, mask).astype(np.uint8)
+
+
 def parse_box(text: str) -> tuple[float, float, float, float]:
     """x, y, width, height of 'x,y,width,height', px; ValueError where it is none."""
     try:

@@ -1,7 +1,7 @@
 """DAVIS scores: region similarity J, contour accuracy F, temporal stability T, and the official CSV
 files.
 
-    python -m common.metrics --annotations DAVIS --results masks --output scores [--split val]
+    python -m common.metrics --annotations DAVIS --results masks --output scores [--report]
 
 J and F are those of davis2017-evaluation (Pont-Tuset et al. 2017), equal to the last bit; T is that
 of Perazzi et al. 2016 (stability.py). First and last frame are left out. Masks are compared as bit
@@ -333,6 +333,17 @@ def _write_csv(path, rows):
     files.write_text(path, text.getvalue())
 
 
+def _where(results, annotations, masks):
+    """Folders of each sequence's frames, ground truth and masks, for report.py."""
+    truth, written = mask_folder(annotations), mask_folder(masks)
+    images = truth.replace(f'{os.sep}Annotations', f'{os.sep}JPEGImages')
+    return {
+        name: {kind: os.path.join(path, name) for kind, path in
+               (('images', images), ('truth', truth), ('masks', written))}
+        for name in {row.rpartition('_')[0] for row in results['per_sequence']}
+    }  # fmt: skip
+
+
 def main(argv=None) -> int:
     """Scores, writes, prints the table; exit status."""
     parser = argparse.ArgumentParser(
@@ -348,6 +359,7 @@ def main(argv=None) -> int:
     add('--set', help="name in the CSV files' names; default: the split, or val")
     add('--processes', type=int, default=os.cpu_count())
     add('--stability', action='store_true', help='T as well; slow')
+    add('--report', action='store_true', help='write report.html, a page to read the scores by')
     args = parser.parse_args(argv)
     try:
         annotations, names = args.annotations, files.split_names(args.sequences)
@@ -358,7 +370,12 @@ def main(argv=None) -> int:
             annotations, args.results, names, args.year, args.processes, args.stability
         )
         os.makedirs(args.output, exist_ok=True)
+        results.update(files.made_with(), where=_where(results, annotations, args.results))
         write_results(results, args.output, args.set or args.split or 'val')
+        if args.report:
+            from . import report
+
+            report.write([args.output], os.path.join(args.output, 'report.html'))
     except (OSError, ValueError, RuntimeError) as error:
         print(f'metrics: error: {error}', file=sys.stderr)
         return 1

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import datetime
 import glob
+import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from . import davis, files, masks, metrics, youtube_vos
+from . import davis, files, masks, metrics, plots, youtube_vos
 from .files import stem
 
 SHEET = 8  # images of a contact sheet, at least, where there are so many frames
@@ -194,6 +193,7 @@ def evaluate(
     set_name: str = 'val',
     overlay: bool = False,
     stability: bool = False,
+    paper: dict | None = None,
 ) -> dict:
     """Segments videos, writes their masks, scores and draws them; returns the scores, {} where
     there is no ground truth.
@@ -206,19 +206,23 @@ def evaluate(
       set_name: of the official CSV files' names.
       overlay: draw a contact sheet and a clip of each.
       stability: score T of DAVIS as well; slow.
+      paper: published scores, {column of the scores: value}, that results.json keeps.
     """
     _put_old_scores_aside(output_path)
     for video in found:
         write_masks(video, segment(video), output_path)
-    results = score(found, output_path, settings, set_name, stability)
+    results = score(found, output_path, settings, set_name, stability, paper)
     for video in found if overlay else ():
         draw(video, output_path)
     return results
 
 
 def _put_old_scores_aside(output_path):
-    """Renames results.json and the CSV files, whose masks are about to be replaced, to *.old.*"""
-    kinds = ('results.json', 'global_results-*.csv', 'per-sequence_results-*.csv')
+    """Renames results.json, the CSV files and the report, whose masks are about to be replaced, to
+    *.old.*, and removes the plots."""
+    kinds = ('results.json', 'report.html', 'global_results-*.csv', 'per-sequence_results-*.csv')
+    for path in glob.glob(os.path.join(glob.escape(output_path), 'plots', '*.png')):
+        os.remove(path)
     for kind in kinds:
         for path in glob.glob(os.path.join(glob.escape(output_path), kind)):
             start, ending = os.path.splitext(path)
@@ -244,8 +248,10 @@ def score(
     settings: dict,
     set_name: str = 'val',
     stability: bool = False,
+    paper: dict | None = None,
 ) -> dict:
-    """Scores written masks, writes the CSV files and results.json, returns the scores.
+    """Scores written masks, writes the CSV files, results.json and a plot a video, returns the
+    scores.
 
     DAVIS with the official rules (common/metrics.py); other videos on the frames after each
     object's first, the last included (youtube_eval.py of OSMN); {} without ground truth.
@@ -266,24 +272,24 @@ def score(
     if not results:
         print('no ground truth beyond the masks given: nothing scored', flush=True)
         return {}
-    results['config'] = {key: value for key, value in settings.items() if _is_plain(value)}
-    results['versions'] = {'python': sys.version.split()[0], 'numpy': np.__version__}
-    results['versions']['opencv'] = cv2.__version__
-    if 'tensorflow' in sys.modules:
-        results['versions']['tensorflow'] = sys.modules['tensorflow'].__version__
-    results['command'] = sys.argv
+    results.update(files.made_with(settings), paper=paper or {})
+    results['where'] = {video.name: where(video) for video in found}
     metrics.write_results(results, output_path, set_name)
+    plots.write_by_frame(results, os.path.join(output_path, 'plots'))
     return results
 
 
-def _is_plain(value):
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(item, (str, int, float)) for item in value)
-    return value is None or isinstance(value, (str, int, float))
+def where(video: Video) -> dict:
+    """What results.json says of a video's files, for report.py: folders of the frames, of the
+    ground truth, of the masks (relative to the results), and whether all ids are one object."""
+    folders = {'images': os.path.dirname(os.path.abspath(video.frames[0])), 'masks': video.folder}
+    if video.truth:
+        folders['truth'] = os.path.dirname(os.path.abspath(video.truth[0][1]))
+    return {**folders, 'union': video.union}
 
 
 def _score_frames(found, output_path):
-    rows = {}
+    rows, per_frame = {}, {}
     for video in found:
         order = {stem(path): t for t, path in enumerate(video.frames)}
         scores = {number: [] for number in starts(video.given)}
@@ -297,15 +303,19 @@ def _score_frames(found, output_path):
             ids = masks.read_mask(written, void=True)
             for number in wanted:
                 pair = binary(truth, 0 if video.union else number), binary(ids, number)
-                scores[number].append((metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)))
+                j, f = metrics.db_eval_iou(*pair), metrics.db_eval_boundary(*pair)
+                scores[number].append((name, j, f))
         for number, values in scores.items():
             if values:
-                j, f = np.mean(values, axis=0)
-                rows[f'{video.name}_{number}'] = {'J-Mean': float(j), 'F-Mean': float(f)}
+                row = f'{video.name}_{number}'
+                names, j, f = map(list, zip(*values))
+                rows[row] = {'J-Mean': float(np.mean(j)), 'F-Mean': float(np.mean(f))}
+                per_frame[row] = {'frames': names, 'J': j, 'F': f}
     if not rows:
         return {}
     j, f = (float(np.mean([row[key] for row in rows.values()])) for key in ('J-Mean', 'F-Mean'))
-    return {'global': {'J&F-Mean': (j + f) / 2, 'J-Mean': j, 'F-Mean': f}, 'per_sequence': rows}
+    means = {'J&F-Mean': (j + f) / 2, 'J-Mean': j, 'F-Mean': f}
+    return {'global': means, 'per_sequence': rows, 'per_frame': per_frame}
 
 
 def print_scores(results: dict) -> None:
@@ -336,6 +346,33 @@ def first_frame(source: str) -> np.ndarray:
     """The first frame, uint8 [H, W, 3] BGR, of a user's own clip: a video file or a folder of
     images. Raises as masks.read_frames()."""
     return next(image for _, image in masks.read_frames(source))
+
+
+def checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Passes frames on; ValueError at one that is not uint8 [H, W, 3], or not of the first's
+    size."""
+    shape = None
+    for t, frame in enumerate(frames):
+        kind = getattr(frame, 'dtype', None), getattr(frame, 'shape', ())
+        if kind[0] != np.uint8 or len(kind[1]) != 3 or kind[1][2] != 3:
+            raise ValueError(f'frame {t} is {kind[0]} {list(kind[1])}, expected uint8 [H, W, 3]')
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f'frame {t} is {list(frame.shape)}, the first is {list(shape)}')
+        yield frame
+
+
+def with_first(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """(the first frame, all frames), checked().
+
+    Raises:
+      ValueError: no frames.
+    """
+    every = checked(frames)
+    first = next(every, None)
+    if first is None:
+        raise ValueError('a video without frames')
+    return first, itertools.chain([first], every)
 
 
 def first_ids(source: str, mask: str | None, boxes: list[str] | None) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -67,6 +68,55 @@ def fails(capsys):
         return message
 
     return run
+
+
+@pytest.fixture
+def watched():
+    """watched(folder): asserts that a training with summary_steps has left its record, the plots of
+    it, and for TensorBoard scalars and images; returns the rows of the record. short: with too few
+    updates for a line of progress, so that there are images alone."""
+
+    def check(folder, short=False):
+        import cv2
+        import tensorflow.compat.v1 as tf
+
+        from common import plots
+
+        keys, rows = set(), []
+        if not short:
+            keys = {'loss', 'learning_rate', 'images_per_second'}
+            rows = plots.read_progress(f'{folder}/progress.jsonl')
+            assert rows and all(keys <= set(row) and row['images_per_second'] > 0 for row in rows)
+            height, width, _ = cv2.imread(f'{folder}/training.png').shape
+            assert width == 720 and height >= 3 * 200
+        images, tags = {}, set()
+        for path in Path(folder).glob('events*'):
+            for event in tf.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    tags.add(value.tag)
+                    if value.HasField('image'):
+                        data = np.frombuffer(value.image.encoded_image_string, np.uint8)
+                        images[value.tag] = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert {f'progress/{key}' for key in keys} | {'loss'} <= tags
+        names = [f'{name}/image/0' for name in ('input', 'target', 'prediction')]
+        assert set(names) <= set(images), set(images)
+        assert images[names[0]].std() > 5  # not black
+        return rows
+
+    return check
+
+
+@pytest.fixture
+def reported():
+    """reported(path): asserts that a report has plots and frames with masks, none missing."""
+
+    def check(path):
+        text = Path(path).read_text()
+        assert '<svg class="plot"' in text and 'src="data:image/jpeg;base64,' in text
+        assert 'no image' not in text
+        return text
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -43,8 +43,12 @@ def run(drawn, tmp_path_factory):
     """Folder of a finished training of three updates with both branches."""
     folder = tmp_path_factory.mktemp('run')
     flags = [f'--data_path={drawn["youtube_vos"]}', f'--output_path={folder}', '--steps=3']
-    assert train.main([*SMALL, *flags, '--preset=smoke']) == 0
+    assert train.main([*SMALL, *flags, '--preset=smoke', '--set=summary_steps=2']) == 0
     return folder
+
+
+def test_training_can_be_watched(run, watched):
+    watched(run)
 
 
 @pytest.fixture(scope='module')
@@ -256,11 +260,12 @@ def test_init_from_a_checkpoint_says_how_much_it_has(run, drawn, tmp_path, capsy
     assert 'is not of this network' in message
 
 
-def test_evaluation_writes_and_scores(run, drawn, tmp_path, capsys):
+def test_evaluation_writes_and_scores(run, drawn, tmp_path, capsys, reported):
     flags = [f'--data_path={drawn["davis2017"]}', '--device=cpu']
     checkpoint = f'--checkpoint={run}'
-    command = [*flags, checkpoint, f'--output_path={tmp_path}/out', '--overlay']
+    command = [*flags, checkpoint, f'--output_path={tmp_path}/out', '--overlay', '--report']
     assert evaluate.main([*command, f'--sequences={FIRST_2}']) == 0
+    assert '0.721' in reported(tmp_path / 'out' / 'report.html')  # the published J&F
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert {'drawn-x_1', 'drawn-x_2', 'drawn-y_3'} <= set(results['per_sequence'])
     printed = capsys.readouterr().out

@@ -159,6 +159,7 @@ def test_evaluate_davis_by_the_official_rules(drawn, tmp_path, name, year, capsy
     assert new['global']['J-Mean'] < 1 and old['global'] == results['global']
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
         'masks',
+        'plots',
         *(f'results{k}.json' for k in ('', '.old')),
         *(f'global_results-val{k}.csv' for k in ('', '.old')),
         *(f'per-sequence_results-val{k}.csv' for k in ('', '.old')),
@@ -172,6 +173,8 @@ def test_scores_of_masks_that_are_replaced_are_put_aside_first(drawn, tmp_path):
     """A run that is stopped while it writes leaves no scores of other masks."""
     found = videos.find(drawn['davis'], 'davis', names=ONE, year='2016')
     videos.evaluate(found, answer_truth, str(tmp_path), {})
+    (tmp_path / 'report.html').write_text('of the old masks')
+    assert (tmp_path / 'plots' / f'{ONE}.png').is_file()
 
     def stop(video):
         raise KeyboardInterrupt
@@ -182,8 +185,11 @@ def test_scores_of_masks_that_are_replaced_are_put_aside_first(drawn, tmp_path):
         'global_results-val.old.csv',
         'masks',
         'per-sequence_results-val.old.csv',
+        'plots',
+        'report.old.html',
         'results.old.json',
     ]
+    assert not list((tmp_path / 'plots').iterdir())
 
 
 def test_evaluate_youtube_vos_on_the_frames_after_the_first(drawn, tmp_path):

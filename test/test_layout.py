@@ -19,6 +19,7 @@ FILES = {
     'model.py',
     'losses.py',
     'inference.py',
+    'api.py',
     'train.py',
     'evaluate.py',
     'demo.py',
@@ -62,7 +63,7 @@ HEADINGS = [
     'Files',
 ]
 COMMON = {'__init__', 'files', 'davis', 'youtube_vos', 'coco', 'videos', 'masks', 'weights'}
-COMMON |= {'processes', 'metrics', 'bitplanes', 'stability'}
+COMMON |= {'processes', 'metrics', 'bitplanes', 'stability', 'plots', 'report'}
 TOP = {
     'README.md',
     'requirements.txt',

@@ -57,8 +57,12 @@ def run(drawn, tmp_path_factory):
     1 of scribbles."""
     folder = tmp_path_factory.mktemp('run')
     flags = [f'--data_path={drawn["davis2017"]}', f'--output_path={folder}', '--steps=3']
-    assert train.main([*SMALL, *flags]) == 0
+    assert train.main([*SMALL, *flags, '--set=summary_steps=1']) == 0
     return folder
+
+
+def test_training_can_be_watched(run, watched):
+    watched(run, short=True)
 
 
 def settings_of(run):
@@ -198,9 +202,9 @@ def test_training_lowers_the_loss(drawn):
     assert after['accuracy'] > before['accuracy']
 
 
-def test_evaluation_writes_the_challenges_files(run, drawn, tmp_path, capsys):
+def test_evaluation_writes_the_challenges_files(run, drawn, tmp_path, capsys, reported):
     flags = [f'--data_path={drawn["davis2017"]}', f'--checkpoint={run}', '--device=cpu']
-    command = [*flags, f'--output_path={tmp_path}', '--overlay']
+    command = [*flags, f'--output_path={tmp_path}', '--overlay', '--report']
     assert evaluate.main([*command, '--sequences=drawn-x,drawn-y']) == 0
     printed = capsys.readouterr().out
     assert 'round 2: J 0.' in printed and '"auc"' in printed
@@ -218,9 +222,15 @@ def test_evaluation_writes_the_challenges_files(run, drawn, tmp_path, capsys):
         if r['interaction'] == '2':
             groups.setdefault((r['sequence'], r['object_id']), []).append(float(r['jaccard']))
     assert abs(summary['curve']['J'][2] - np.mean([np.mean(v) for v in groups.values()])) < 1e-9
-    assert len(means) == 50 and cv2.imread(str(tmp_path / 'curve.png')).shape == (480, 640, 3)
+    assert len(means) == 50 and cv2.imread(str(tmp_path / 'curve.png')).shape == (400, 640, 3)
     assert (tmp_path / 'overlay' / 'drawn-y_1.png').is_file()
     assert masks.read_mask(str(tmp_path / 'masks/drawn-x/1/00009.png')).shape == (180, 320)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['global']['AUC of J'] == summary['auc']
+    row = results['rounds']['drawn-y/1_2']
+    assert row['J'][-1] == results['per_sequence']['drawn-y/1_2']['J-Mean']
+    assert np.mean(results['per_frame']['drawn-y/1_2']['J']) == pytest.approx(row['J'][-1])
+    assert 'mean of all frames, by round' in reported(tmp_path / 'report.html')
 
 
 def test_accuracy_of_a_training(run, drawn, tmp_path, capsys, monkeypatch):

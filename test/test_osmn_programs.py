@@ -65,8 +65,13 @@ def run(drawn, tmp_path_factory):
     """Folder of a finished short run on COCO; the zoo's files of it are in result/."""
     folder = tmp_path_factory.mktemp('run')
     flags = [*FLAGS, f'--data_path={drawn["coco"]}', f'--output_path={folder}', '--steps=4']
+    flags.append('--set=summary_steps=2')
     assert train.main([*flags, f'--result_path={folder}/result']) == 0
     return folder
+
+
+def test_training_can_be_watched(run, watched):
+    watched(run)
 
 
 @pytest.fixture(scope='module')
@@ -551,7 +556,7 @@ def test_evaluation_draws_and_says_what_was_trained_on(scored):
     assert re.search(r'^weights: .*, trained on drawn data: for tests only$', printed, re.M)
 
 
-def test_youtube_vos_objects_start_later(run, drawn, tmp_path, capsys, fails):
+def test_youtube_vos_objects_start_later(run, drawn, tmp_path, capsys, fails, reported):
     root = Path(shutil.copytree(drawn['youtube_vos'], str(tmp_path / 'YouTubeVOS')))
     name = '0ddddddddd'
     path = root / 'valid' / 'Annotations' / name / '00000.png'
@@ -579,7 +584,8 @@ def test_youtube_vos_objects_start_later(run, drawn, tmp_path, capsys, fails):
     assert 'frames that meta.json names' in fails(evaluate, *flags)
     more = [f'--data_path={drawn["youtube_vos"]}', '--split=train', '--dataset=youtube_vos']
     more += [f'--checkpoint={run}', '--device=cpu', f'--output_path={tmp_path}/train']
-    assert evaluate.main(more + ['--sequences=0aaaaaaaaa']) == 0
+    assert evaluate.main(more + ['--sequences=0aaaaaaaaa', '--report']) == 0
+    reported(tmp_path / 'train' / 'report.html')
     rows = json.loads((tmp_path / 'train' / 'results.json').read_text())['per_sequence']
     assert set(rows) == {'0aaaaaaaaa_1', '0aaaaaaaaa_2'}
 

@@ -71,8 +71,12 @@ def files_of(folder):
 def run(drawn, tmp_path_factory):
     """Folder of a finished short run; result files in `result` below."""
     folder = tmp_path_factory.mktemp('run')
-    assert trained(drawn['davis'], folder, '--steps=4') == 0
+    assert trained(drawn['davis'], folder, '--steps=4', '--set=summary_steps=2') == 0
     return folder
+
+
+def test_training_can_be_watched(run, watched):
+    assert [row['step'] for row in watched(run)][-1] == 4
 
 
 @pytest.fixture
@@ -612,9 +616,13 @@ def test_checkpoint_of_another_network(run, drawn, tmp_path, fails, monkeypatch)
         assert 'is needed' in fails(evaluate, *common)
 
 
-def test_moved_run_is_evaluated_and_says_what_it_was_trained_on(copied, drawn, tmp_path, capsys):
+def test_moved_run_is_evaluated_and_says_what_it_was_trained_on(
+    copied, drawn, tmp_path, capsys, reported
+):
     flags = [f'--data_path={drawn["davis"]}', f'--checkpoint={copied}', '--device=cpu']
-    assert evaluate.main([*flags, '--sequences=drawn-x', f'--output_path={tmp_path}/r']) == 0
+    flags += ['--sequences=drawn-x', f'--output_path={tmp_path}/r', '--report']
+    assert evaluate.main(flags) == 0
+    reported(tmp_path / 'r' / 'report.html')
     printed = capsys.readouterr().out
     assert f'weights: {copied}/model.ckpt-4, trained on drawn data: for tests only' in printed
     assert 'Dice' in printed and (tmp_path / 'r' / 'results.json').is_file()

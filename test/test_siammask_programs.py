@@ -49,7 +49,7 @@ def run(crops, tmp_path_factory):
     """Folder of a finished short base training."""
     folder = tmp_path_factory.mktemp('run')
     flags = [f'--data_path={crops}', f'--output_path={folder}', '--steps=2', '--preset=smoke']
-    assert train.main(SMALL + flags) == 0
+    assert train.main([*SMALL, *flags, '--set=summary_steps=1']) == 0
     return folder
 
 
@@ -60,6 +60,10 @@ def sharp(run, crops, tmp_path_factory):
     flags = [f'--data_path={crops}', f'--output_path={folder}', '--steps=2']
     assert train.main([*SMALL, *flags, '--preset=smoke_sharp', f'--init_from={run}']) == 0
     return folder
+
+
+def test_training_can_be_watched(run, watched):
+    assert 'gradient_norm' in watched(run)[0]
 
 
 def settings(folder, preset='smoke_sharp', **changes):
@@ -220,7 +224,7 @@ def test_raw_data_are_cut_once(drawn, tmp_path, capsys):
     assert 'cut' not in capsys.readouterr().out
 
 
-def test_vot_results_table_and_plots(run, sharp, drawn, tmp_path, capsys, fails):
+def test_vot_results_table_and_plots(run, sharp, drawn, tmp_path, capsys, fails, reported):
     flags = [f'--data_path={drawn["vot"]}', f'--checkpoint={run}', '--device=cpu',
              f'--output_path={tmp_path}/out']  # fmt: skip
     assert evaluate.main([*flags, '--sequences=drawn1']) == 0
@@ -235,12 +239,17 @@ def test_vot_results_table_and_plots(run, sharp, drawn, tmp_path, capsys, fails)
     assert set(scores['per_sequence']) == {'drawn1'} and scores['eao'] is None
     assert cv2.imread(str(folder / 'eao.png')).shape == (360, 720, 3)
     kept = result.stat().st_mtime_ns
-    assert evaluate.main([*flags, '--sequences=drawn1,drawn3', '--interval=2,20']) == 0
+    more = ['--sequences=drawn1,drawn3', '--interval=2,20', '--report']
+    assert evaluate.main([*flags, *more]) == 0
+    text = reported(tmp_path / 'out' / 'report.html')
+    assert 'expected overlap' in text and 'drawn3' in text
     assert 'EAO of 2 .. 20 frames' in capsys.readouterr().out
     assert result.stat().st_mtime_ns == kept
     assert (folder / 'baseline/drawn3/drawn3_001.txt').is_file()
     scores = json.loads((folder / 'results.json').read_text())
     assert scores['interval'] == [2, 20] and scores['eao'] is not None
+    overlaps = scores['per_frame']['drawn1']['overlap']
+    assert len(overlaps) == 24 and overlaps[0] is None and max(filter(None, overlaps)) <= 1
     one = '--sequences=drawn1'
     assert 'penalty_k: 0.09 there, 0.2 now' in fails(evaluate, *flags, '--set=penalty_k=0.2', one)
     tuned = tmp_path / 'config.json'
