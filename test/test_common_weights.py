@@ -238,10 +238,10 @@ def test_mindspore_pieces_and_packed_shapes(tmp_path):
     )
     same(weights.read(str(path)), {'a': array, 'b': array})
     path.write_bytes(mindspore_entry(b'a', (3, 2), b'Float32', data))
-    with pytest.raises(ValueError, match='w.ckpt: cannot reshape'):
+    with pytest.raises(ValueError, match=r'w.ckpt: a of shape \[3, 2\] has 600 numbers'):
         weights.read(str(path))
     path.write_bytes(mindspore_entry(b'a', (300, 2), b'Text', data))
-    with pytest.raises(ValueError, match='w.ckpt is no readable MindSpore checkpoint'):
+    with pytest.raises(ValueError, match="w.ckpt: a is of type 'Text', no number"):
         weights.read(str(path))
     path.write_bytes(b'\n' + b'\xff' * 2_000_000)  # a number without end
     with pytest.raises(ValueError, match='more than 64 bits'):
@@ -485,7 +485,8 @@ def test_tensors_stay_within_their_storage(tmp_path):
         with zipfile.ZipFile(str(path), 'w') as archive:
             archive.writestr('a/data.pkl', data)
             archive.writestr('a/data/0', base.tobytes())
-        with pytest.raises(ValueError, match=r'w.pth: tensor .* does not fit in its storage of 4'):
+        message = r'w.pth: (tensor .* does not fit in its storage of 4|arrays of \d+ bytes in a file)'
+        with pytest.raises(ValueError, match=message):
             weights.read(str(path))
 
 
@@ -539,9 +540,10 @@ def test_huge_shapes_in_npz(tmp_path):
 
 
 def test_pickles_cannot_ask_for_a_large_table(tmp_path):
+    """Python's unpickler in C would make a table of 2**31 objects."""
     for put in (b'r' + struct.pack('<I', 2**31), b'p2147483648\n'):
         (tmp_path / 'w.pkl').write_bytes(b'\x80\x02}' + put + b'.')
-        with pytest.raises(ValueError, match='w.pkl: object 2147483648 in a pickle of'):
+        with pytest.raises(ValueError, match='w.pkl: there are no arrays in it'):
             weights.read(str(tmp_path / 'w.pkl'))
 
 
