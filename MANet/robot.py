@@ -103,7 +103,7 @@ def check(found: dict, name: str = 'scribbles') -> None:
                 raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
             if not ((path >= 0) & (path <= 1)).all():
                 raise ValueError(f'{name}: frame {t}: a path outside 0..1')
-            if not isinstance(stroke['object_id'], int) or stroke['object_id'] < 0:
+            if not files.is_number(stroke['object_id'], 0, 254, int):
                 raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
 
 

@@ -25,6 +25,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
@@ -39,7 +40,7 @@ PRECISION_MODES = (
     'must_keep_origin_dtype',
 )  # what every TF Adapter accepts (ascend ModelZoo)
 MODEL = Path(__file__).resolve().parent
-ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError)
+ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError, MemoryError)
 MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')  # their scopes: these in small letters
 SLOTS = ('/Adam', '/Adam_1', '/AdamW', '/AdamW_1', '/Momentum')  # an optimizer's variables
 ABOVE_ZERO = (
@@ -67,6 +68,8 @@ def program(main):
     @functools.wraps(main)
     def run(argv=None):
         tf.logging.set_verbosity(tf.logging.ERROR)
+        if hasattr(sys.stdout, 'reconfigure'):  # names of files may have bytes that are no UTF-8
+            sys.stdout.reconfigure(errors='backslashreplace')
         mine = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         mine = mine and threading.current_thread() is threading.main_thread()
         try:
@@ -252,8 +255,7 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
             print(f'preset: smoke (on CPU; --preset={preset} trains the whole network)', flush=True)
             preset = 'smoke'
     cfg = get_config(preset or 'full')
-    cfg.update({key: value for key, value in saved.items() if key in cfg})
-    cfg.trained_on = saved.get('trained_on', [])
+    _take_saved(cfg, saved, checkpoint)
     if getattr(args, 'epochs', None) is not None:
         cfg.update(train_epochs=args.epochs, train_steps=0)
     if getattr(args, 'steps', None) is not None:
@@ -300,10 +302,45 @@ def saved_settings(checkpoint: str) -> dict:
     path = os.path.join(os.path.dirname(weights.checkpoint_prefix(checkpoint)), 'config.json')
     if not os.path.isfile(path):
         return {}
-    found = files.read_json(path)
+    found = _read_settings(path)
     if found.get('name', MODEL.name) != MODEL.name:
         raise ValueError(f'{checkpoint} is a checkpoint of {found["name"]}, this is {MODEL.name}')
     return found
+
+
+def _read_settings(path):
+    """What a config.json holds; ValueError where that are no settings of a run."""
+    found = files.read_json(path)
+    origin = found.get('trained_on', []) if isinstance(found, dict) else None
+    if not isinstance(origin, list) or not all(isinstance(text, str) for text in origin):
+        raise ValueError(f'{path} is damaged: expected settings, with a list `trained_on` of texts')
+    return found
+
+
+def _take_saved(cfg, saved, checkpoint):
+    """Puts saved settings into cfg; ValueError where one is of another type or out of range."""
+    wrong = [k for k, value in saved.items() if k in cfg and not _is_like(value, cfg[k])]
+    where = f'{checkpoint}: config.json beside it'
+    if wrong:
+        rows = ', '.join(f'{k}={saved[k]!r:.60}, expected like {cfg[k]!r}' for k in wrong[:3])
+        raise ValueError(f'{where}: {rows}')
+    cfg.update({key: value for key, value in saved.items() if key in cfg})
+    cfg.trained_on = saved.get('trained_on', [])
+    try:
+        check_ranges(cfg)
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
+
+
+def _is_like(value, old):
+    """Whether a value of JSON has the type of a setting's old value."""
+    if isinstance(old, (list, tuple)):
+        return isinstance(value, list) and all(
+            not old or any(_is_like(item, each) for each in old) for item in value
+        )
+    if isinstance(old, float):
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False of NaN
+    return type(value) is type(old)
 
 
 def _assign(cfg, text):
@@ -595,7 +632,7 @@ def _compare_runs(folder, model, settings):
     """Refuses the folder of another run, whose checkpoint is of `model`; `settings` get what that
     run was trained on."""
     path = os.path.join(folder, 'config.json')
-    saved = {'name': model, **(files.read_json(path) if os.path.isfile(path) else {})}
+    saved = {'name': model, **(_read_settings(path) if os.path.isfile(path) else {})}
     settings['trained_on'] = saved.get('trained_on', settings['trained_on'])
     changed = [key for key in settings if key in saved and saved[key] != settings[key]]
     fatal = [key for key in ('name', 'case', 'preset', *config.NETWORK) if key in changed]
@@ -666,6 +703,9 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     held = tf.train.latest_checkpoint(folder)
     if held and os.path.basename(held) != os.path.basename(prefix):
         raise ValueError(f'{folder} holds the checkpoint {held}; choose another --output')
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f'{source}: {len(broken)} arrays are not finite, first {broken[:3]}')
     temporary = f'{prefix}.{os.getpid()}.tmp'
     with tf.Graph().as_default(), tf.Session() as session:
         feeds = {name: tf.placeholder(tf.float32, array.shape) for name, array in arrays.items()}

@@ -20,6 +20,7 @@ import os
 import pickle
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -49,6 +50,7 @@ MINDSPORE_TYPES = {
     'UInt8': np.uint8,
     'Bool': np.bool_,
 }
+MESSAGE = 500  # characters of an error that are shown
 SMALL = 2**20  # bytes, numbers: too few to fill a memory, whatever a file claims
 MOST_RATIO = 20  # of bytes in memory to bytes in a file; weights have less than 2
 MOST_DIMENSIONS = 32  # of an array (numpy)
@@ -79,6 +81,8 @@ BROKEN = (
     NotImplementedError,
     RuntimeError,
     AssertionError,
+    SyntaxError,
+    tokenize.TokenError,
     OSError,
 )  # what Python's readers raise on a damaged file
 
@@ -113,6 +117,8 @@ def _size(shape):
     none."""
     if len(shape) > MOST_DIMENSIONS or not all(0 <= operator.index(n) < 2**63 for n in shape):
         raise ValueError('an array of an impossible shape')
+    if functools.reduce(operator.mul, filter(None, shape), 1) >= 2**60:
+        raise ValueError('an array of an impossible shape')  # numpy counts so, whatever is 0
     return functools.reduce(operator.mul, shape, 1)
 
 
@@ -232,6 +238,23 @@ for _package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
     ALLOWED[f'{_package}.numeric', '_frombuffer'] = _from_buffer
 
 
+class WholeReads:
+    """A file whose read() fails where it has fewer bytes than are asked for, before Python makes
+    room for them."""
+
+    def __init__(self, file):
+        """`file`: binary."""
+        start, self.size = file.tell(), file.seek(0, os.SEEK_END)
+        file.seek(start)
+        self.file, self.readline = file, file.readline
+
+    def read(self, count):
+        """`count` bytes; EOFError where there are fewer."""
+        if count > self.size - self.file.tell():
+            raise EOFError(f'{count} bytes are expected where it ends')
+        return self.file.read(count)
+
+
 class TensorUnpickler(pickle._Unpickler):
     """Unpickles containers, tensors and arrays; any other name in the file is an error, nothing of
     it is run.
@@ -244,7 +267,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     def __init__(self, file):
         """`file`: binary, at the start of a pickle."""
-        super().__init__(file, encoding='latin1')
+        super().__init__(WholeReads(file), encoding='latin1')
         self.types = {}  # {key of a storage: numpy type}
 
     def find_class(self, module, name):
@@ -353,9 +376,10 @@ def _damage_is_named(path, kind):
     except UnicodeDecodeError as error:
         raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {error!r}') from None
     except ValueError as error:
-        raise ValueError(f'{os.path.abspath(path)}: {error}') from None
+        raise ValueError(f'{os.path.abspath(path)}: {str(error)[:MESSAGE]}') from None
     except BROKEN as error:
-        raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {error!r}') from None
+        text = repr(error)[:MESSAGE]
+        raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {text}') from None
 
 
 def _unwrap(state):
@@ -693,7 +717,7 @@ def read_checkpoint(prefix: str) -> dict:
         shapes = {n: s for n, s in reader.get_variable_to_shape_map().items() if types[n].size}
         total = sum(_size(shape) * types[name].size for name, shape in shapes.items())
         _check_unpacked(prefix, total)
-        return {name: reader.get_tensor(name) for name in shapes}
+        return {name: np.asarray(reader.get_tensor(name)) for name in shapes}
     except (tf.errors.OpError, ValueError, *BROKEN) as error:
         raise ValueError(f'{os.path.abspath(prefix)} is no readable checkpoint: {error}') from None
 
