@@ -52,7 +52,8 @@ def _sequence(name, frames, rows, width, height, path):
     annotation's, has others."""
     for number, row in enumerate(rows, 1):
         try:
-            usable = (np.abs(polygon(row)) <= LARGEST).all()  # False of NaN
+            corners = polygon(row)
+            usable = np.isfinite(corners).all() and np.abs(corners).max() <= LARGEST
         except ValueError:
             usable = False
         if not usable:

@@ -81,7 +81,7 @@ def _check_size(data, path):
         )
     if abs(width * height) > MOST_PIXELS:
         raise ValueError(
-            f'{place} is no readable image: {width} x {height} pixels, expected {MOST_PIXELS} at most'
+            f'{place} is no readable image: {width} x {height} pixels, more than {MOST_PIXELS}'
         )
 
 

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import glob
 import io
+import multiprocessing
 import operator
 import os
 import pickle
@@ -50,6 +51,7 @@ MINDSPORE_TYPES = {
     'UInt8': np.uint8,
     'Bool': np.bool_,
 }
+SECONDS = 300  # that the library of HDF5 may take
 MESSAGE = 500  # characters of an error that are shown
 SMALL = 2**20  # bytes, numbers: too few to fill a memory, whatever a file claims
 MOST_RATIO = 20  # of bytes in memory to bytes in a file; weights have less than 2
@@ -619,7 +621,7 @@ def read_npz(path: str) -> dict:
 def read_h5(path: str) -> dict:
     """{'group/dataset': array} of an HDF5 file. Raises ValueError where it is damaged."""
     with open(path, 'rb') as f:
-        return _hdf5(f, path)
+        return _apart(_hdf5, f, path)
 
 
 def read_wheel(path: str) -> dict:
@@ -632,7 +634,38 @@ def read_wheel(path: str) -> dict:
         names = [name for name in archive.namelist() if name.endswith('.h5')]
         if len(names) != 1:
             raise ValueError(f'it holds several .h5 files: {names}')
-        return _hdf5(io.BytesIO(*_read_members(path, archive, names)), path)
+        return _apart(_hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
+
+
+def _apart(read, file, path):
+    """read(file, path) in a process of its own: the library of HDF5 crashes on some damaged files,
+    or does not end."""
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work():
+        try:
+            theirs.send(read(file, path))
+        except Exception as error:
+            theirs.send(error)
+
+    process = context.Process(target=work)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(SECONDS):
+            raise TimeoutError(f'not read in {SECONDS} s')
+        found = ours.recv()
+    except (EOFError, OSError) as error:
+        text = f'the library of HDF5 gives up ({error!r})'
+        raise ValueError(f'{os.path.abspath(path)} is no readable HDF5 file: {text}') from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _hdf5(file, path):
@@ -750,7 +783,7 @@ def _newest(path):
     if not os.path.isfile(path):
         return ''
     with open(path, encoding='utf-8', errors='replace') as f:
-        found = re.search(r'^model_checkpoint_path: "(.*)"', f.read(), re.M)
+        found = re.search(r'^model_checkpoint_path: "([^\0\n]*)"', f.read(), re.M)
     return os.path.basename(found.group(1)) if found else ''
 
 

@@ -627,8 +627,10 @@ def read_siammask_config(path: str, damaged: bool) -> None:
     from SiamMask.config import from_json, get_config
 
     cfg, usual = from_json(get_config('full'), path), get_config('full')
-    cfg.case = 'acc'
-    cli.check_ranges(cfg)
+    try:
+        cli.check_ranges(cfg)
+    except ValueError as error:  # of a setting, which it names
+        raise ValueError(f'{path}: {error}') from None
     for key, value in usual.items():
         expect(type(cfg[key]) is type(value), f'{key} is {cfg[key]!r}')
         if isinstance(value, float):
@@ -789,7 +791,8 @@ def read_xml(path: str, damaged: bool) -> None:
 def make_state(folder: str) -> list[str]:
     """What MANet.demo --save_state writes."""
     arrays = {
-        'masks': np.stack([IDS] * FRAMES), 'rounds': 1, 'count': 3, 'facts': json.dumps({'a': 1}),
+        'masks': np.stack([IDS] * FRAMES), 'rounds': 1, 'count': 3,
+        'facts': np.frombuffer(json.dumps({'a': 1}).encode(), np.uint8),
         'n/0': np.zeros((9, 12, 3), np.float32), 'l/1': np.zeros((9, 12, 3), np.float32),
         'w/1': np.array([1, 0.5]), 'a/1/0': np.zeros((9, 12, 3), np.float32),
     }  # fmt: skip
