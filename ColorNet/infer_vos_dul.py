@@ -175,7 +175,10 @@ def read_videos(path: str, root: str, key: str) -> list[Listed]:
         saved = {files.stem(image) for flag, image, _ in group if int(flag)}
         folder = os.path.join(f'{key}_vos', name)
         found.append(Listed(videos.Video(name, folder, frames, given, {}, []), saved))
-    videos.with_objects([video for video, _ in found])
+    try:
+        videos.with_objects([video for video, _ in found])
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
     return found
 
 

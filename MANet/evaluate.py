@@ -299,6 +299,7 @@ def run(options, cfg) -> dict:
     if absent:
         raise ValueError(f'{", ".join(absent)}: not in split {split}')
     output_path = cli.writable(options.output_path)
+    cli.lock(output_path)
     with inference.load(options.checkpoint, cfg) as network:
         if options.backend == 'davisinteractive':
             counts = {name: counts[name] for name in names}

@@ -107,6 +107,8 @@ def _signals():
 
 def _text(error):
     """The message of an error; of one that Python raised inside TensorFlow, what Python said."""
+    if isinstance(error, UnicodeEncodeError):  # as TensorFlow and OpenCV raise it
+        return f'{error.object!r:.300}: a name with bytes that are no UTF-8; rename or link it'
     if not isinstance(error, tf.errors.OpError):
         return str(error) or repr(error)
     raised = re.search(r'^\w+Error: (.*?)(?=\nTraceback|\n\s|\n*\Z)', error.message, re.M | re.S)
@@ -236,7 +238,9 @@ def add_export_flags(flags: argparse.ArgumentParser) -> None:
 def demo_folder(args) -> str:
     """The folder of a demo's results, made: --output_path, or demo/<name of the input>."""
     name = os.path.basename(os.path.abspath(args.input))
-    return writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+    folder = writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+    lock(folder)
+    return folder
 
 
 def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
@@ -593,7 +597,7 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
     source = cfg if settings is None else settings
     keys = [*config.get_config(cfg.preset), 'case', 'trained_on']
     settings = json.loads(json.dumps({key: source.get(key) for key in keys}))
-    _lock(folder)
+    lock(folder)
     cfg.start_step = 0
     if os.path.isfile(os.path.join(folder, 'checkpoint')):
         prefix = weights.checkpoint_prefix(folder)
@@ -611,11 +615,16 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
 _LOCKS = {}  # folder: open file; the system frees it when the process ends, however it ends
 
 
-def _lock(folder):
-    """Takes a folder for this process; ValueError where another process has it."""
+def lock(folder: str) -> None:
+    """Takes a folder for this process, until it ends or end_run(); a dead process holds none.
+
+    Raises:
+      ValueError: another process has it.
+    """
     if folder in _LOCKS:
         return
-    file = open(os.path.join(folder, '.lock'), 'w')  # noqa: SIM115, kept open
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link would lead to any file
+    file = os.fdopen(os.open(os.path.join(folder, '.lock'), flags, 0o666), 'r+')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _LOCKS[folder] = file

@@ -27,6 +27,7 @@ MOST_PIXELS = 2**26  # of an image; 8K video has half as many
 MASK_FORMATS = ('PNG', 'BMP', 'GIF', 'TIFF', 'JPEG', 'WEBP')  # Pillow has others that run programs
 PNG_START = b'\x89PNG\r\n\x1a\n'
 FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of JPEG (ITU T.81, table B.1)
+PLAYLISTS = (b'#EXTM3U', b'ffconcat', b'<?xml', b'<MPD', b'v=0', b'[')  # that ffmpeg follows
 LOST_FRAMES = 0.02  # of a video, that a container may count too many
 
 
@@ -436,6 +437,7 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float = 25) -> int
     Raises:
       OSError: OpenCV cannot write the file. ValueError: no frames, or frames of several sizes.
     """
+    path.encode()  # OpenCV crashes on bytes that are no UTF-8: an error here
     with files.replacing(path) as temporary:
         return _encode(temporary, frames, fps, os.path.abspath(path))
 
@@ -497,8 +499,19 @@ def read_frames(source: str | list[str]) -> Iterator[tuple[str, np.ndarray]]:
         )
 
 
+def _open_video(path):
+    """An open cv2.VideoCapture; ValueError of a playlist, which would have ffmpeg open other files
+    and addresses."""
+    with open(path, 'rb') as f:
+        start = f.read(4096)
+    if b'\0' not in start or start.lstrip().startswith(PLAYLISTS):
+        raise ValueError(f'{os.path.abspath(path)} is no readable video: a text, or a playlist')
+    path.encode()  # OpenCV crashes on bytes that are no UTF-8: an error here
+    return cv2.VideoCapture(os.path.abspath(path))  # a relative one may look like an address
+
+
 def _video_frames(path):
-    video = cv2.VideoCapture(path)
+    video = _open_video(path)
     try:
         expected, count = video.get(cv2.CAP_PROP_FRAME_COUNT), 0
         while True:
@@ -520,7 +533,7 @@ def frame_rate(source: str) -> float:
     """Frames a second of a video file; 25 of a folder of images."""
     if os.path.isdir(source):
         return 25.0
-    video = cv2.VideoCapture(_existing(source))
+    video = _open_video(_existing(source))
     rate = video.get(cv2.CAP_PROP_FPS)
     video.release()
     return rate if 1 <= rate <= 240 else 25.0

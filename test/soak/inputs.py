@@ -2,7 +2,7 @@
 
     python test/soak/inputs.py --cases=10000 --seed=1 [--formats=jpeg,coco] [--only=coco:17]
 
-A case is right when it ends, within 10 s and 1 GB over the start, in a result that the format's
+A case is right when it ends, within 10 CPU s and 1 GB over the start, in a result that the format's
 oracle accepts, or in one error of a kind that the programs turn into one line (OSError, ValueError,
 RuntimeError) that names the file or its folder. All else is a loss: another error, a result that
 cannot be, memory, a hang, a process that dies. Prints a JSON line a loss and a format; exit status
@@ -35,7 +35,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import bases  # noqa: E402
 import mutations  # noqa: E402
 
-SECONDS, MEMORY = 10, 2**30  # of a case
+SECONDS, MEMORY = 10, 2**30  # of the processor, bytes: of a case
+HANGS = 90  # s of a clock, after which a case does not end: the machine may be shared
 CLEAR = (OSError, ValueError, RuntimeError)  # of cli.ERRORS, without TensorFlow's
 OUT_OF_MEMORY = ('MemoryError', 'Unable to allocate', 'std::bad_alloc', 'Insufficient memory')
 STARTING = 120  # s, until a process has imported TensorFlow
@@ -147,7 +148,7 @@ def memory_limit() -> None:
 
 
 def work(pipe, names: list, seed: int, folder: str, jobs: list) -> None:
-    """Runs [(format, number)] and sends ('begin', format, number), ('end', verdict, text)."""
+    """Runs [(format, number)] and sends ('begin', format, number), ('end', verdict, text, s)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.path.join(folder, 'stderr.txt'), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(2, 1)  # OpenCV, ffmpeg and libjpeg have much to say
@@ -163,14 +164,16 @@ def work(pipe, names: list, seed: int, folder: str, jobs: list) -> None:
     pipe.send(('ready',))
     for name, number in jobs:
         pipe.send(('begin', name, number))
+        begin = time.process_time()
         try:
-            pipe.send(('end', run_case(name, paths[name], seed, number), ''))
+            verdict, text = run_case(name, paths[name], seed, number), ''
         except bases.Wrong as error:
-            pipe.send(('end', 'wrong', str(error)[:2000]))
+            verdict, text = 'wrong', str(error)[:2000]
         except MemoryError as error:
-            pipe.send(('end', 'memory', repr(error)[:500] + traceback.format_exc()[-700:]))
+            verdict, text = 'memory', repr(error)[:500] + traceback.format_exc()[-700:]
         except Exception as error:
-            pipe.send(('end', 'traceback', repr(error)[:500] + traceback.format_exc()[-700:]))
+            verdict, text = 'traceback', repr(error)[:500] + traceback.format_exc()[-700:]
+        pipe.send(('end', verdict, text, time.process_time() - begin))
     pipe.send(('done',))
 
 
@@ -184,9 +187,9 @@ def run(names: list, cases: int, seed: int, folder: str, say: Callable) -> dict:
         process = context.Process(target=work, args=(theirs, names, seed, folder, jobs))
         process.start()
         theirs.close()
-        current, begin, verdict = None, time.monotonic(), 'died'
+        current, verdict = None, 'died'
         while True:
-            if not ours.poll(SECONDS if current else STARTING):
+            if not ours.poll(HANGS if current else STARTING):
                 verdict = 'hang'
                 break
             try:
@@ -194,10 +197,10 @@ def run(names: list, cases: int, seed: int, folder: str, say: Callable) -> dict:
             except EOFError:
                 break
             if kind == 'begin':
-                current, begin = tuple(message), time.monotonic()
+                current = tuple(message)
             elif kind == 'end':
                 jobs = jobs[1:]
-                _count(counts, current, *message, time.monotonic() - begin, say)
+                _count(counts, current, *message, say)
             elif kind == 'done':
                 verdict = None
                 break
@@ -211,7 +214,7 @@ def run(names: list, cases: int, seed: int, folder: str, say: Callable) -> dict:
         if verdict:
             jobs = jobs[1:]
             text = f'exit status {process.exitcode}'
-            _count(counts, current, verdict, text, time.monotonic() - begin, say)
+            _count(counts, current, verdict, text, 0.0, say)
     return counts
 
 
