@@ -240,6 +240,7 @@ def main(argv=None):
     facts = videos.claim_facts(args.input, None, f'{prefix}.index', size)
     kept = read_state(args.resume, clip, facts) if args.resume else {}
     objects = count_objects(rounds, args.num_objects, int(kept['count']) - 1 if kept else None)
+    inference.check_memory(len(clip.names), clip.size, objects + 1, cfg)
     output_path = cli.demo_folder(args)
     files.claim(output_path, facts)
     with inference.load(prefix, cfg) as network:

@@ -258,6 +258,7 @@ def evaluate_sequence(network, cfg, root: str, name: str, count: int, output_pat
     frames, truth = davis.frames(root, name), read_truth(root, name, cfg.year)
     if len(truth) != len(frames):
         raise ValueError(f'{name}: {len(frames)} frames, {len(truth)} masks to score with')
+    inference.check_memory(len(frames), truth.shape[1:], count + 1, cfg)
     samples = data.samples(root, name, truth, count)
     begin = time.time()
     embeddings = inference.embed_video(network, cfg, videos.Frames(frames))
