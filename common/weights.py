@@ -51,7 +51,7 @@ MINDSPORE_TYPES = {
     'UInt8': np.uint8,
     'Bool': np.bool_,
 }
-SECONDS = 300  # that the library of HDF5 may take
+SECONDS = 300  # that a reader in a process of its own may take
 MESSAGE = 500  # characters of an error that are shown
 SMALL = 2**20  # bytes, numbers: too few to fill a memory, whatever a file claims
 MOST_RATIO = 20  # of bytes in memory to bytes in a file; weights have less than 2
@@ -59,7 +59,8 @@ MOST_DIMENSIONS = 32  # of an array (numpy)
 MOST_DIGITS = 100  # of a number that a pickle writes out: Python takes long for many
 HEADER = 10_000  # bytes of an .npy's header, which numpy evaluates (its max_header_size)
 NUMBERS = 'biufc'  # kinds of numpy types
-MAT_HEADER, MAT_COMPRESSED = 128, 15  # bytes; type of an element (MAT-File Format, version 5)
+MAT_HEADER = 128  # bytes (MAT-File Format, version 5)
+MAT_MATRIX, MAT_COMPRESSED = 14, 15  # types of its elements
 PLAIN = (str, bytes, float, bool, type(None))
 FORBIDDEN = (  # instructions of pickles that make objects of classes, or sets
     pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
@@ -621,7 +622,7 @@ def read_npz(path: str) -> dict:
 def read_h5(path: str) -> dict:
     """{'group/dataset': array} of an HDF5 file. Raises ValueError where it is damaged."""
     with open(path, 'rb') as f:
-        return _apart(_hdf5, f, path)
+        return _apart('HDF5', _hdf5, f, path)
 
 
 def read_wheel(path: str) -> dict:
@@ -634,12 +635,12 @@ def read_wheel(path: str) -> dict:
         names = [name for name in archive.namelist() if name.endswith('.h5')]
         if len(names) != 1:
             raise ValueError(f'it holds several .h5 files: {names}')
-        return _apart(_hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
+        return _apart('HDF5', _hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
 
 
-def _apart(read, file, path):
-    """read(file, path) in a process of its own: the library of HDF5 crashes on some damaged files,
-    or does not end."""
+def _apart(kind, read, file, path):
+    """read(file, path) in a process of its own: the libraries of HDF5 and MATLAB files crash on
+    some damaged ones, or do not end."""
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
 
@@ -657,8 +658,8 @@ def _apart(read, file, path):
             raise TimeoutError(f'not read in {SECONDS} s')
         found = ours.recv()
     except (EOFError, OSError) as error:
-        text = f'the library of HDF5 gives up ({error!r})'
-        raise ValueError(f'{os.path.abspath(path)} is no readable HDF5 file: {text}') from None
+        text = f'its reader gives up ({error!r})'
+        raise ValueError(f'{os.path.abspath(path)} is no readable {kind} file: {text}') from None
     finally:
         process.kill()
         process.join()
@@ -699,20 +700,26 @@ def read_mat(path: str) -> dict:
     Raises:
       ValueError: damaged, or without these cell arrays.
     """
-    from scipy.io import loadmat
-
     result = {}
-    with _damage_is_named(path, 'MATLAB file'):
+    with _damage_is_named(path, 'MATLAB file'), open(path, 'rb') as f:
         _check_mat(path)
-        try:
-            content = loadmat(path)
-        except Exception as error:  # scipy has errors of its own
-            raise ValueError(f'no readable MATLAB file: {error!r}') from None
+        content = _apart('MATLAB', _mat, f, path)
         if not {'weights', 'biases'} <= set(content):
             raise ValueError(f'it has {sorted(content)}, expected cell arrays weights and biases')
         for i, (weights, biases) in enumerate(zip(content['weights'][0], content['biases'][0])):
             result[f'weights_{i}'], result[f'biases_{i}'] = weights.transpose(), biases[:, 0]
+        if not result or not all(array.dtype.kind in NUMBERS for array in result.values()):
+            raise ValueError('there are no arrays of numbers in it')
     return result
+
+
+def _mat(file, path):
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(file)
+    except Exception as error:  # scipy has errors of its own
+        raise ValueError(f'no readable MATLAB file: {error!r}') from None
 
 
 def _check_mat(path):
@@ -726,14 +733,45 @@ def _check_mat(path):
                 break
             kind, size = struct.unpack(f'{order}II', tag)
             if kind != MAT_COMPRESSED:
-                f.seek(size + -size % 8, os.SEEK_CUR)
+                data = tag + f.read(min(size, os.path.getsize(path)))
+                _check_elements(memoryview(data), order)
+                f.seek(-size % 8, os.SEEK_CUR)
                 continue
-            unpacker, end = zlib.decompressobj(), f.tell() + size
+            unpacker, end, found = zlib.decompressobj(), f.tell() + size, []
             data = f.read(min(size, SMALL))
             while data:
-                total += len(unpacker.decompress(data, SMALL))
+                found.append(unpacker.decompress(data, SMALL))
+                total += len(found[-1])
                 _check_unpacked(path, total)
                 data = unpacker.unconsumed_tail or f.read(min(end - f.tell(), SMALL))
+            _check_elements(memoryview(b''.join(found)), order)
+
+
+def _check_elements(data, order):
+    """ValueError where an element of a MATLAB file says that it is larger than the file; scipy
+    would make room for it."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, size = struct.unpack(f'{order}II', data[at : at + 8])
+        if kind >> 16:  # a small element, of up to four bytes
+            at += 8
+            continue
+        if size > len(data) - at - 8:
+            raise ValueError(f'an element of {size} bytes where {len(data) - at - 8} are left')
+        if kind == MAT_MATRIX:
+            _check_matrix(data[at + 8 : at + 8 + size], order)
+        at += 8 + size + -size % 8
+
+
+def _check_matrix(data, order):
+    """The dimensions, the second of a matrix's elements, and the cells among the others."""
+    if len(data) >= 32:  # else empty
+        size = struct.unpack(f'{order}I', data[20:24])[0]
+        count = min(size, len(data) - 24) // 4
+        shape = struct.unpack(f'{order}{count}i', data[24 : 24 + 4 * count])
+        if _size([max(0, n) for n in shape]) > len(data):
+            raise ValueError(f'an array {list(shape)} in {len(data)} bytes')
+        _check_elements(data[16:], order)
 
 
 def read_checkpoint(prefix: str) -> dict:

@@ -44,6 +44,27 @@ def test_damaged_inputs_of_every_format():
     assert all(row['refused'] and row['cases'] >= 20 for row in rows[:-1])
 
 
+FOUND = (  # cases by which faults were found that show in no other test here
+    'h5:32:1',  # the library of HDF5 crashed
+    'mat:3190:3',  # scipy crashed
+    'mat:180:3',  # scipy asked for gigabytes
+    'mat:1795:3',  # no array, and no error
+    'pth_legacy:9:0',  # Python asked for gigabytes
+    'pdparams:0:0',
+    'mask_png:13:0',  # other ids, and no error
+    'npy:19:0',  # numpy raised an error of tokenize
+    'vot_run:13:0',  # infinity as a code
+    'vot_json:47:0',  # boxes that are not finite
+    'scribbles:3:0',
+    'checkpoint_file:32:1',  # a byte 0 in a name
+    'plain_json:74:0',
+)
+
+
+def test_cases_by_which_faults_were_found():
+    assert soak('inputs', '--again=' + ','.join(FOUND))[-1]['lost'] == 0
+
+
 # --- pickles -------------------------------------------------------------------------------------
 
 

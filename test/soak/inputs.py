@@ -1,12 +1,14 @@
 """Damages files of every format that is read, in thousands of ways, and reads them.
 
-    python test/soak/inputs.py --cases=10000 --seed=1 [--formats=jpeg,coco] [--only=coco:17]
+    python test/soak/inputs.py --cases=10000 --seed=1 [--formats=image,coco]
+    python test/soak/inputs.py --only=coco:17 --seed=1          # one case, with its traceback
+    python test/soak/inputs.py --again=h5:32:1,mat:3190:3       # format, number and seed of cases
 
 A case is right when it ends, within 10 CPU s and 1 GB over the start, in a result that the format's
 oracle accepts, or in one error of a kind that the programs turn into one line (OSError, ValueError,
 RuntimeError) that names the file or its folder. All else is a loss: another error, a result that
 cannot be, memory, a hang, a process that dies. Prints a JSON line a loss and a format; exit status
-1 where there is a loss. --only runs one case in this process, with its traceback.
+1 where there is a loss.
 """
 
 from __future__ import annotations
@@ -147,8 +149,8 @@ def memory_limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.RLIM_INFINITY))
 
 
-def work(pipe, names: list, seed: int, folder: str, jobs: list) -> None:
-    """Runs [(format, number)] and sends ('begin', format, number), ('end', verdict, text, s)."""
+def work(pipe, names: list, folder: str, jobs: list) -> None:
+    """Runs [(format, number, seed)], sends ('begin', *job) and ('end', verdict, text, seconds)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.path.join(folder, 'stderr.txt'), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(2, 1)  # OpenCV, ffmpeg and libjpeg have much to say
@@ -162,8 +164,8 @@ def work(pipe, names: list, seed: int, folder: str, jobs: list) -> None:
             FORMATS[name].read(path, False)
     memory_limit()
     pipe.send(('ready',))
-    for name, number in jobs:
-        pipe.send(('begin', name, number))
+    for name, number, seed in jobs:
+        pipe.send(('begin', name, number, seed))
         begin = time.process_time()
         try:
             verdict, text = run_case(name, paths[name], seed, number), ''
@@ -177,14 +179,14 @@ def work(pipe, names: list, seed: int, folder: str, jobs: list) -> None:
     pipe.send(('done',))
 
 
-def run(names: list, cases: int, seed: int, folder: str, say: Callable) -> dict:
-    """{format: counts} of the cases of some formats; each loss is given to `say`."""
+def run(jobs: list, folder: str, say: Callable) -> dict:
+    """{format: counts} of cases [(format, number, seed)]; each loss is given to `say`."""
+    names = list(dict.fromkeys(name for name, _, _ in jobs))
     counts = {name: dict(cases=0, right=0, refused=0, lost=0, seconds=0.0) for name in names}
-    jobs = [(name, number) for name in names for number in range(cases)]
     context = multiprocessing.get_context('fork')
     while jobs:
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, names, seed, folder, jobs))
+        process = context.Process(target=work, args=(theirs, names, folder, jobs))
         process.start()
         theirs.close()
         current, verdict = None, 'died'
@@ -219,7 +221,7 @@ def run(names: list, cases: int, seed: int, folder: str, say: Callable) -> dict:
 
 
 def _count(counts, case, verdict, text, seconds, say):
-    name, number = case
+    name, number, seed = case
     row = counts[name]
     row['cases'] += 1
     row['seconds'] += seconds
@@ -227,7 +229,7 @@ def _count(counts, case, verdict, text, seconds, say):
         row[verdict] += 1
         return
     row['lost'] += 1
-    say({'loss': f'{name}:{number}', 'kind': verdict, 'seconds': round(seconds, 1), 'text': text})
+    say({'loss': f'{name}:{number}:{seed}', 'kind': verdict, 'seconds': round(seconds, 1), 'text': text})
 
 
 def main(argv=None) -> int:
@@ -237,7 +239,8 @@ def main(argv=None) -> int:
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--formats', default=','.join(FORMATS), help='a,b; default: all')
     flags.add_argument('--light', action='store_true', help='those that need no TensorFlow')
-    flags.add_argument('--only', help='format:number, one case with its traceback')
+    flags.add_argument('--only', help='format:number, one case in this process')
+    flags.add_argument('--again', help='format:number:seed,... of cases')
     args = flags.parse_args(argv)
     say = functools.partial(print, flush=True)
     names = [n for n in args.formats.split(',') if not (args.light and FORMATS[n].heavy)]
@@ -246,16 +249,20 @@ def main(argv=None) -> int:
             name, number = args.only.split(':')
             print(run_case(name, FORMATS[name].make(folder), args.seed, int(number)))
             return 0
-        lost = 0
         each = -(-args.cases // len(names))
+        jobs = [(name, number, args.seed) for name in names for number in range(each)]
+        if args.again:
+            jobs = [text.split(':') for text in args.again.split(',')]
+            jobs = [(name, int(number), int(seed)) for name, number, seed in jobs]
+        lost = 0
         for heavy in (False, True):
-            group = [name for name in names if FORMATS[name].heavy == heavy]
-            rows = run(group, each, args.seed, folder, lambda row: say(json.dumps(row)))
+            group = [job for job in jobs if FORMATS[job[0]].heavy == heavy]
+            rows = run(group, folder, lambda row: say(json.dumps(row)))
             for name, row in rows.items():
                 row['seconds'] = round(row['seconds'], 1)
                 say(json.dumps({'format': name, **row}))
                 lost += row['lost']
-    say(json.dumps({'cases': each * len(names), 'lost': lost, 'seed': args.seed}))
+    say(json.dumps({'cases': len(jobs), 'lost': lost, 'seed': args.seed}))
     return 1 if lost else 0
 
 

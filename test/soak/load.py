@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 GROWTH = 60e6  # bytes, of allocators that keep what is freed
 BYTES = 3000  # of memory an entry of a list: Python's strings, and what is parsed
 MOST_4K = 1.2e9  # bytes that one 4K video of 50 objects may take, frames in turn
+SHEET = 17  # frames: as many images are kept for the contact sheet, at most
 SIZE = (180, 320)  # px
 NETWORKS = {  # small heights: what is measured is the growth with the number of frames
     'OSMN': ['--mask={mask}', '--set=test_height=96'],
@@ -152,8 +153,9 @@ def main(argv=None) -> int:
         for count in lengths:
             measure(folder, 'video', count)
         say('clip', {n: measure(folder, 'clip', n) for n in lengths}, GROWTH)
-        large = {n: measure(folder, 'clip', n, [2160, 3840], 50) for n in (2, 6)}
-        say('4K, 50 objects', {6: large[6]}, MOST_4K)
+        sizes = SHEET, 2 * SHEET
+        large = {n: measure(folder, 'clip', n, [2160, 3840], 50) for n in sizes}
+        say('4K, 50 objects', {SHEET: large[SHEET]}, MOST_4K)
         say('4K, 50 objects, more frames', large, GROWTH)
         for model in filter(None, args.networks.split(',')):
             say(model, {n: measure(folder, 'demo', n, model) for n in lengths}, GROWTH)
