@@ -229,7 +229,8 @@ def _count(counts, case, verdict, text, seconds, say):
         row[verdict] += 1
         return
     row['lost'] += 1
-    say({'loss': f'{name}:{number}:{seed}', 'kind': verdict, 'seconds': round(seconds, 1), 'text': text})
+    loss = {'loss': f'{name}:{number}:{seed}', 'kind': verdict, 'text': text}
+    say({**loss, 'seconds': round(seconds, 1)})
 
 
 def main(argv=None) -> int:
