@@ -205,9 +205,9 @@ def play_rounds(run: session.Session, rounds: list[Round], source: str, output_p
     """Plays and draws the rounds; session.json lists them."""
     log = []
     for frame, strokes, given in rounds:
-        begin = time.time()
+        begin = time.monotonic()
         found = run.play(strokes, frame, given)
-        seconds = time.time() - begin
+        seconds = time.monotonic() - begin
         log.append({'round': run.rounds, 'frame': frame, 'seconds': seconds})
         draw_round(source, found, output_path, run.rounds)
         print(f'round {run.rounds}, frame {frame}: {seconds:.1f} s', flush=True)

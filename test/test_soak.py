@@ -478,6 +478,26 @@ def test_a_folder_of_results_is_of_one_program_at_a_time(tmp_path):
     shutil.rmtree(str(tmp_path / 'out'))
 
 
+def test_a_loss_that_is_not_finite_ends_before_the_last_good_checkpoint_is_deleted(tmp_path):
+    """A checkpoint every 2 updates, 3 kept: after 3 bad updates one of before is still there."""
+    import tensorflow.compat.v1 as tf
+
+    from OSVOS import npu
+    from OSVOS.config import get_config
+
+    for every, kept, patience in ((2, 3, 3), (1, 1, 1), (1000, 5, npu.STALLED)):
+        cfg = get_config('smoke')
+        cfg.update(checkpoint_steps=every, keep_checkpoints=kept, train_steps=10**6)
+        hook = npu.ProgressHook(cfg, str(tmp_path))
+        hook.attempts = hook.not_finite = hook.step = hook.time = 0
+        hook.seen, hook.start, hook.every = None, None, 10**6
+        bad = [{'step': 10 + step, 'loss': float('nan')} for step in range(patience)]
+        for values in bad[:-1]:
+            hook.after_run(None, tf.train.SessionRunValues(values, None, None))
+        with pytest.raises(RuntimeError, match=f'for {patience} steps in a row.*up to step 9 are'):
+            hook.after_run(None, tf.train.SessionRunValues(bad[-1], None, None))
+
+
 @pytest.mark.parametrize('change', [
     {'height': '96'}, {'learning_rate': float('nan')}, {'batch_size': -1}, {'trained_on': 'x'},
     {'lr_values': 3},
