@@ -747,17 +747,26 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
       checkpoint: folder or prefix.
       output_path: folder.
 
+    What a killed export has written is kept.
+
     Raises:
-      FileExistsError: the folder is there already. ValueError: a checkpoint of another network.
+      FileExistsError, ValueError: the folder is there already, of something else. ValueError: a
+      checkpoint of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
     folder = os.path.join(output_path, f'saved_model_{name}')
     frozen_path = os.path.join(output_path, f'{name}.pb')
-    if os.path.exists(folder):
-        raise FileExistsError(f'{folder} is there already; choose another --output_path')
     with tf.Graph().as_default(), tf.Session() as session:
         inputs, outputs = build()
         outputs = {key: tf.identity(tensor, f'out_{key}') for key, tensor in outputs.items()}
+        made = {'checkpoint': files.fingerprint(f'{prefix}.index')}
+        made.update({t.op.name: t.shape.as_list() for t in (*inputs.values(), *outputs.values())})
+        if os.path.exists(folder):
+            if not os.path.isfile(os.path.join(folder, 'made_from.json')):
+                raise FileExistsError(f'{folder} is there already; choose another --output_path')
+            files.claim(folder, made)
+            print(f'{folder} is there already, of this checkpoint: kept', flush=True)
+            return
         if tf.global_variables():
             restore(session, prefix)
         nodes = [tensor.op.name for tensor in outputs.values()]
@@ -770,6 +779,7 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
         try:
             model = os.path.join(scratch, 'saved_model')
             tf.saved_model.simple_save(session, model, inputs, outputs)
+            files.claim(model, made)
             os.replace(model, folder)
         finally:
             shutil.rmtree(scratch)

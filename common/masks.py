@@ -379,8 +379,8 @@ def write_image(path: str, image: np.ndarray) -> None:
     done, data = cv2.imencode(os.path.splitext(path)[1], image)
     if not done:
         raise ValueError(f'OpenCV cannot write {path}')
-    with files.replacing(path) as temporary:
-        data.tofile(temporary)
+    with files.replacing(path) as temporary, open(temporary, 'wb') as f:
+        f.write(data)  # tofile() says nothing of a full disk
 
 
 def overlay(
@@ -461,8 +461,11 @@ def _encode(temporary, frames, fps, path):
             writer.release()
     if not count:
         raise ValueError(f'no frames for {path}')
-    if not os.path.isfile(temporary) or not os.path.getsize(temporary):
-        raise OSError(f'OpenCV wrote an empty video for {path}')
+    video = cv2.VideoCapture(temporary)  # its writer says nothing of a full disk
+    written = video.get(cv2.CAP_PROP_FRAME_COUNT)
+    video.release()
+    if written < count:
+        raise OSError(f'{path} has {written:.0f} of {count} frames: OpenCV failed, or a full disk')
     return count
 
 

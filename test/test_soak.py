@@ -296,6 +296,23 @@ def test_playlists_are_no_videos(text, tmp_path):
             read(str(tmp_path / 'clip.mp4'))
 
 
+def test_a_full_disk_while_an_image_or_a_video_is_written(tmp_path):
+    """numpy's tofile() and OpenCV's writer say nothing of it: half a file was moved in place."""
+    code = (
+        'import resource, sys; import numpy as np; from common import masks\n'
+        'image = np.random.RandomState(0).randint(0, 255, (200, 300, 3)).astype(np.uint8)\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n'
+        'for write, name in ((masks.write_image, "a.png"), (masks.write_image, "a.jpg"),\n'
+        '                    (lambda p, x: masks.write_video(p, [x] * 9), "a.mp4"),\n'
+        '                    (lambda p, x: masks.write_mask(p, x[..., 0]), "m.png")):\n'
+        '    try: write(sys.argv[1] + "/" + name, image)\n'
+        '    except OSError: print("error", flush=True)\n'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE)
+    assert done.stdout.decode().split() == ['error'] * 4 and not list(tmp_path.iterdir())
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 NAMES = ('a b', '$(touch x)', ';x', '-rf', "o'clock", 'say "x"', 'two\nlines', '*', '\udcff', '<b>')
