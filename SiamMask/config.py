@@ -285,7 +285,7 @@ def _data_sets(sets, path):
             ]
             for name, entry in sets.items()
         ]
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: train_datasets.datasets: expected '
             f'{{name: {{anno, num_use, frame_range}}}} ({error})'

@@ -132,8 +132,8 @@ def run_case(name: str, paths: list, seed: int, number: int) -> str:
         text = str(error)
         if any(sign in text for sign in OUT_OF_MEMORY):
             raise MemoryError(text) from error
-        folder = str(Path(path).parent)
-        if Path(path).name not in text and folder not in text:
+        tree = f'{os.sep}{name}{os.sep}'  # of the format's files
+        if not any(place in text for place in (Path(path).name, str(Path(path).parent), tree)):
             raise bases.Wrong(f'the error does not name {path}: {text}') from error
         if len(text) > 4000:
             raise bases.Wrong(f'an error of {len(text)} characters') from error
