@@ -62,6 +62,7 @@ NUMBERS = 'biufc'  # kinds of numpy types
 MAT_HEADER = 128  # bytes (MAT-File Format, version 5)
 MAT_MATRIX, MAT_COMPRESSED = 14, 15  # types of its elements
 PLAIN = (str, bytes, float, bool, type(None))
+BYTEARRAY8 = 0x96  # an instruction of pickles since Python 3.8
 FORBIDDEN = (  # instructions of pickles that make objects of classes, or sets
     pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
     pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
@@ -328,6 +329,10 @@ class TensorUnpickler(pickle._Unpickler):
             raise ValueError(f'a number of {len(text)} digits')
         self.append(text == b'01' if text in (b'00', b'01') else int(text, 0))
 
+    def load_bytes_of_array(self):
+        """BYTEARRAY8 of protocol 5: what is there, where Python makes room for what is announced."""
+        self.append(self.read(struct.unpack('<Q', self.read(8))[0]))
+
     def load_forbidden(self):
         """Makes objects of classes, or sets: no file of arrays needs it."""
         raise ValueError('the file makes objects, which are no tensors')
@@ -340,6 +345,7 @@ class TensorUnpickler(pickle._Unpickler):
             pickle.BUILD[0]: load_build,
             pickle.INT[0]: load_digits,
             pickle.LONG[0]: load_digits,
+            BYTEARRAY8: load_bytes_of_array,
         }
     )
     for _code in FORBIDDEN:

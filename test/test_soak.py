@@ -115,6 +115,7 @@ INSTRUCTIONS = {
     'pairs of tuples': b'\x80\x02ccollections\nOrderedDict\n(]()' + b'2\x86' * 60 + b'N\x86etR.',
     'digits': b'L' + b'9' * 1_000_000 + b'L\n.',
     'bytes': b'\x80\x04\x8e' + struct.pack('<Q', 2**40) + b'x.',
+    'a bytearray': b'\x80\x04\x96' + struct.pack('<Q', 2**40) + b'x.',
     'a frame': b'\x80\x04\x95' + struct.pack('<Q', 2**40) + b'x.',
 }
 

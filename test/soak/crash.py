@@ -40,7 +40,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 MODELS = ('OSVOS', 'OSMN', 'SiamMask', 'ColorNet', 'MANet')
 WAYS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk')
-STATUS = {'SIGKILL': (-9,), 'SIGTERM': (143,), 'SIGINT': (130,), 'full disk': (1,)}
+STATUS = {  # as a shell sees them: -15 is 143, of a program that has done its work and leaves
+    'SIGKILL': (-9,), 'SIGTERM': (143, -15), 'SIGINT': (130, -2), 'full disk': (1,),
+}  # fmt: skip
 LIMIT = 900  # s of a run: the machine may be shared
 VOLATILE = (  # names of files with times, or that tell how a run went
     '.lock', 'checkpoint', 'graph.pbtxt', 'speed.json', 'events.out', 'session.json',
@@ -101,6 +103,7 @@ def tasks(work: str) -> dict:
         tree = os.path.join(data, 'DAVIS2017' if model == 'MANet' else 'DAVIS')
         more = ['--set=test_height=48'] if model in ('OSMN', 'ColorNet', 'MANet') else []
         more += ['--save_masks', '--set=interactions=2'] if model == 'MANet' else []
+        more += ['--dataset=davis'] if model == 'SiamMask' else []
         name = 'drawn-y' if model == 'MANet' else 'drawn-g'
         found[f'{model}.evaluate'] = Task([
             *python, f'{model}.evaluate', f'--data_path={tree}', *common, *more,
