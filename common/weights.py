@@ -330,7 +330,7 @@ class TensorUnpickler(pickle._Unpickler):
         self.append(text == b'01' if text in (b'00', b'01') else int(text, 0))
 
     def load_bytes_of_array(self):
-        """BYTEARRAY8 of protocol 5: what is there, where Python makes room for what is announced."""
+        """BYTEARRAY8 of protocol 5, as far as it is there; Python makes room for it at once."""
         self.append(self.read(struct.unpack('<Q', self.read(8))[0]))
 
     def load_forbidden(self):
