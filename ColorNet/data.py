@@ -187,8 +187,7 @@ def read_list(path: str, root: str) -> list[list[str]]:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'file_list: no such file: {os.path.abspath(path)}')
-    with open(path) as f:
-        lines = [line.split()[0].lstrip('/') for line in f if line.strip()]
+    lines = [files.path_inside(line.split()[0], path) for line in files.read_lines(path)]
     if not lines or not all(os.path.dirname(line) for line in lines):
         raise ValueError(f'{path}: expected lines such as JPEGImages/<video>/00000.jpg')
     groups = itertools.groupby(lines, lambda line: os.path.dirname(line).split('/')[-1])

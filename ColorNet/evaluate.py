@@ -55,6 +55,7 @@ def run(options, cfg) -> dict:
     )
     videos.check_sizes(found)
     output_path = cli.writable(options.output_path)
+    cli.lock(output_path)
     drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
     drive['paper'] = PAPER.get(f'{options.dataset} {cfg.year}')
     if options.copy:

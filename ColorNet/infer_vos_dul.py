@@ -38,6 +38,7 @@ NAMES = {  # TEST.* of the official configuration, and our settings
     'CXT_SIZE': 'context',
 }
 INPUT_SIZE = -1  # TEST.INPUT_SIZE: the frames' own; other sizes by --size
+LONGEST_LINE = 1000  # characters of a line of settings
 
 
 class Listed(NamedTuple):
@@ -62,19 +63,22 @@ def read_config(path: str) -> dict:
     if not there:
         raise FileNotFoundError(f'--cfg: no such file: tried {" and ".join(tried)}')
     found, section = {}, ''
-    with open(there[0]) as f:
-        for number, line in enumerate(f, 1):
-            line = re.sub(r'(^|\s)#.*', '', line).rstrip()
-            if not line:
-                continue
-            key, colon, text = line.partition(':')
-            if not colon:
-                raise ValueError(f'{there[0]}, line {number}: expected KEY: value, not {line!r}')
-            if not line.startswith(' '):
-                section = key
-            if text.strip():
-                name = f'{section}.{key.strip()}' if line.startswith(' ') else key
-                found[name] = _value(text.strip())
+    with open(there[0], encoding='utf-8', errors='replace') as f:
+        lines = f.read().split('\n')
+    for number, line in enumerate(lines, 1):
+        line = re.sub(r'(^|\s)#.*', '', line).rstrip()
+        if not line:
+            continue
+        key, colon, text = line.partition(':')
+        if not colon or len(line) > LONGEST_LINE:
+            raise ValueError(
+                f'{there[0]}, line {number}: expected KEY: value, not {line[:100]!r}'
+            )
+        if not line.startswith(' '):
+            section = key
+        if text.strip():
+            name = f'{section}.{key.strip()}' if line.startswith(' ') else key
+            found[name] = _value(text.strip())
     return found
 
 
@@ -152,23 +156,29 @@ def read_videos(path: str, root: str, key: str) -> list[Listed]:
     Raises:
       FileNotFoundError: a frame is not there. ValueError: another form of line; no object.
     """
-    with open(path) as f:
-        rows = [line.split() for line in f if line.strip()]
+    rows = [line.split() for line in files.read_lines(path)]
     for row in rows:
-        if len(row) != 3 or not row[0].isdigit():
-            raise ValueError(f'{path}: expected lines "flag image mask", not {" ".join(row)!r}')
-        image = os.path.join(root, row[1].lstrip('/'))
+        if len(row) != 3 or row[0] not in ('0', '1'):
+            text = ' '.join(row)[:100]
+            raise ValueError(f'{path}: expected lines "flag image mask", not {text!r}')
+        row[1:] = (files.path_inside(each, path) for each in row[1:])
+        if '/' not in row[1]:
+            raise ValueError(f'{path}: {row[1]} is in no folder of a video')
+        image = os.path.join(root, row[1])
         if not os.path.isfile(image):
             raise FileNotFoundError(f'{path}: no frame at {os.path.abspath(image)}')
     found = []
     for name, group in itertools.groupby(rows, lambda row: row[1].split('/')[-2]):
         group = list(group)
-        frames = [os.path.join(root, image.lstrip('/')) for _, image, _ in group]
-        given = _first_masks([os.path.join(root, mask.lstrip('/')) for _, _, mask in group])
+        frames = [os.path.join(root, image) for _, image, _ in group]
+        given = _first_masks([os.path.join(root, mask) for _, _, mask in group])
         saved = {files.stem(image) for flag, image, _ in group if int(flag)}
         folder = os.path.join(f'{key}_vos', name)
         found.append(Listed(videos.Video(name, folder, frames, given, {}, []), saved))
-    videos.with_objects([video for video, _ in found])
+    try:
+        videos.with_objects([video for video, _ in found])
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
     return found
 
 

@@ -121,16 +121,21 @@ def instances(root: str, split: str, year: str = '2017') -> dict:
     """{sequence: number of objects} of a split: from <letters of split>_instances.txt where it is
     there, else the largest id of the first mask."""
     path = os.path.join(root, 'ImageSets', year, INSTANCES.format('_'.join(split)))
-    listed = files.read_json(path) if os.path.isfile(path) else {}
-    found = {}
+    listed, found = files.read_json(path) if os.path.isfile(path) else {}, {}
+    if not isinstance(listed, dict):
+        raise ValueError(f'{path}: expected {{sequence: [ids]}}')
     for name in davis.sequences(root, split, year):
         ids = listed.get(name)
         if ids is None:
             ids = np.unique(read_label(davis.masks(root, name)[0], year)).tolist()
-        found[name] = max([int(n) for n in ids if n != VOID], default=0)
+        if not isinstance(ids, list) or not all(files.is_number(n, 0, VOID, int) for n in ids):
+            raise ValueError(f'{path}: {name}: expected a list of ids, not {str(ids)[:60]}')
+        found[name] = max([n for n in ids if n != VOID], default=0)
     empty = sorted(name for name, count in found.items() if not count)
     if empty:
-        raise ValueError(f'no object in the first mask of {", ".join(empty[:3])}')
+        raise ValueError(
+            f'{root}: no object in the first mask of {", ".join(empty[:3])}, or in {path}'
+        )
     return found
 
 

@@ -16,8 +16,6 @@ import json
 import os
 import sys
 import time
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -147,12 +145,18 @@ def read_state(path: str, clip: Clip, facts: dict) -> dict:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'--resume: no such file: {os.path.abspath(path)}')
     try:
-        if not zipfile.is_zipfile(path):  # numpy would leave a traceback behind
-            raise ValueError('no zip')
-        with np.load(path) as found:
-            kept = {key: found[key] for key in found.files}
+        kept = weights.read_npz(path)
         shape, count = kept['masks'].shape, int(kept['count'])
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        saved = json.loads(kept['facts'].tobytes().decode()) if 'facts' in kept else {}
+        keys = [key.split('/') for key in kept if '/' in key]
+        known = {f'{t}' for t in range(len(clip.names))}
+        usable = kept['masks'].dtype == np.uint8 and kept['masks'].max(initial=0) < count
+        usable = usable and int(kept['rounds']) >= 0 and isinstance(saved, dict)
+        if not usable or any(set(numbers) - known for _, *numbers in keys):
+            raise ValueError('masks, rounds or frames that cannot be')
+        for kind, *numbers in keys:
+            _, _ = kept[f'w/{numbers[0]}'] if kind == 'l' else (0, 0)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f'--resume: {path} breaks off or is not what --save_state wrote ({error})'
         ) from None
@@ -161,7 +165,6 @@ def read_state(path: str, clip: Clip, facts: dict) -> dict:
     maps = [array for key, array in kept.items() if key[:2] in ('n/', 'l/', 'a/')]
     if any(array.shape != (*clip.cells, count) for array in maps):
         raise ValueError(f'--resume: {path} is of another size in the network: --keep_aspect?')
-    saved = json.loads(str(kept['facts'])) if 'facts' in kept else {}
     changed = sorted(key for key in saved if saved[key] != facts.get(key))
     if changed:
         raise ValueError(f'--resume: {path} was made with another {" and ".join(changed)}')
@@ -186,7 +189,7 @@ def restore(run: session.Session, kept: dict) -> None:
 def save_state(run: session.Session, path: str, facts: dict) -> None:
     """Keeps masks, memories, number of rounds and what they were made from."""
     arrays = {'masks': run.masks, 'rounds': run.rounds, 'count': run.count}
-    arrays['facts'] = json.dumps(facts)
+    arrays['facts'] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     arrays.update({f'n/{t}': memory for t, memory in run.global_memory.items()})
     for t, memory in run.local_memory.items():
         arrays[f'l/{t}'] = memory.map
@@ -202,9 +205,9 @@ def play_rounds(run: session.Session, rounds: list[Round], source: str, output_p
     """Plays and draws the rounds; session.json lists them."""
     log = []
     for frame, strokes, given in rounds:
-        begin = time.time()
+        begin = time.monotonic()
         found = run.play(strokes, frame, given)
-        seconds = time.time() - begin
+        seconds = time.monotonic() - begin
         log.append({'round': run.rounds, 'frame': frame, 'seconds': seconds})
         draw_round(source, found, output_path, run.rounds)
         print(f'round {run.rounds}, frame {frame}: {seconds:.1f} s', flush=True)
@@ -237,6 +240,7 @@ def main(argv=None):
     facts = videos.claim_facts(args.input, None, f'{prefix}.index', size)
     kept = read_state(args.resume, clip, facts) if args.resume else {}
     objects = count_objects(rounds, args.num_objects, int(kept['count']) - 1 if kept else None)
+    inference.check_memory(len(clip.names), clip.size, objects + 1, cfg)
     output_path = cli.demo_folder(args)
     files.claim(output_path, facts)
     with inference.load(prefix, cfg) as network:

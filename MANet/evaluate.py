@@ -100,7 +100,13 @@ def play(run: session.Session, scribbles: dict) -> np.ndarray:
 
 
 def evaluate_sample(
-    run, truth: np.ndarray, name: str, first: dict, cfg, clock=time.time, embedding: float = 0.0
+    run,
+    truth: np.ndarray,
+    name: str,
+    first: dict,
+    cfg,
+    clock=time.monotonic,
+    embedding: float = 0.0,
 ) -> list[Interaction]:
     """Plays one sample, at most cfg.interactions rounds; it ends when its time, cfg.seconds an
     interaction and object, is over.
@@ -278,10 +284,11 @@ def evaluate_sequence(network, cfg, root: str, name: str, count: int, output_pat
     frames, truth = davis.frames(root, name), read_truth(root, name, cfg.year)
     if len(truth) != len(frames):
         raise ValueError(f'{name}: {len(frames)} frames, {len(truth)} masks to score with')
+    inference.check_memory(len(frames), truth.shape[1:], count + 1, cfg)
     samples = data.samples(root, name, truth, count)
-    begin = time.time()
+    begin = time.monotonic()
     embeddings = inference.embed_video(network, cfg, videos.Frames(frames))
-    embedding, found = time.time() - begin, {}
+    embedding, found = time.monotonic() - begin, {}
     for number, first in samples:
         run = session.Session(network, cfg, embeddings, truth.shape[1:], count)
         paid = 0.0 if found else embedding
@@ -319,6 +326,7 @@ def run(options, cfg) -> dict:
     if absent:
         raise ValueError(f'{", ".join(absent)}: not in split {split}')
     output_path = cli.writable(options.output_path)
+    cli.lock(output_path)
     with inference.load(options.checkpoint, cfg) as network:
         if options.backend == 'davisinteractive':
             counts = {name: counts[name] for name in names}

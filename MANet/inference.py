@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import weights
+from common import processes, weights
 
 from . import cli, matching, model, npu
+
+SHARE = 0.8  # of the free memory that a video may take
 
 
 def cells_of(size) -> tuple[int, int]:
@@ -157,6 +159,31 @@ def untrained_head(checkpoint: str) -> str:
         f'the interaction head of {prefix} is not trained: that is stage 2, '
         f'python -m MANet.train --preset=stage2 --init_from={checkpoint}'
     )
+
+
+def check_memory(frames: int, size: tuple[int, int], count: int, cfg) -> None:
+    """Refuses a video whose rounds do not fit in the free memory: the embedding, the maps and the
+    mask of every frame are kept, because a round may be of any frame.
+
+    Args:
+      frames: number of them.
+      size: (H, W) of a frame.
+      count: classes.
+      cfg: uses test_height, test_width, channels.
+
+    Raises:
+      ValueError: with the number of frames that fit.
+    """
+    height, width = cells_of(network_size(*size, cfg))
+    numbers = height * width * (model.embedding_channels(cfg) + 2 * count)
+    each = 4 * numbers + size[0] * size[1]
+    free = processes.free_memory()
+    if free is not None and frames * each > SHARE * free:
+        raise ValueError(
+            f'{frames} frames of {size[1]}x{size[0]} need {frames * each / 1e9:.1f} GB, '
+            f'{free / 1e9:.1f} GB are free: {int(SHARE * free / each)} frames fit; a part of the '
+            f'video, or a smaller --set=test_height= (now {cfg.test_height})'
+        )
 
 
 def embed_video(network: Network, cfg, frames: Iterable[np.ndarray]) -> list[np.ndarray]:

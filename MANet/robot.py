@@ -101,9 +101,9 @@ def check(found: dict, name: str = 'scribbles') -> None:
                 path = np.zeros(0)
             if path.ndim != 2 or path.shape[1] != 2 or not len(path):
                 raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
-            if not ((path >= 0) & (path <= 1)).all():
+            if not np.isfinite(path).all() or path.min() < 0 or path.max() > 1:
                 raise ValueError(f'{name}: frame {t}: a path outside 0..1')
-            if not isinstance(stroke['object_id'], int) or stroke['object_id'] < 0:
+            if not files.is_number(stroke['object_id'], 0, 254, int):
                 raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
 
 

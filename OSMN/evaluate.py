@@ -40,6 +40,7 @@ def run(options, cfg) -> dict:
     )
     driver.check_sizes(found)
     output_path = cli.writable(options.output_path)
+    cli.lock(output_path)
     if options.save_score:
         noted = json.dumps({key: cfg[key] for key in videos.NOTED})
         os.makedirs(os.path.join(output_path, 'scores'), exist_ok=True)

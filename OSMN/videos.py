@@ -58,9 +58,8 @@ def find(
             f'no {path}: expected Images/, Labels/ and all.txt, which '
             'python -m OSMN.videos --task=youtube_objects writes'
         )
-    with open(path) as f:
-        names = names.split(',') if names else f.read().split()
-    found = [_youtube_objects(root, name) for name in names]
+    names = files.split_names(names) or ' '.join(files.read_lines(path)).split()
+    found = [_youtube_objects(root, files.plain_name(name, path)) for name in names]
     return driver.with_objects([video for video in found if len(video.frames) > 1])
 
 

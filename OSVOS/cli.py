@@ -26,6 +26,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
@@ -40,7 +41,7 @@ PRECISION_MODES = (
     'must_keep_origin_dtype',
 )  # what every TF Adapter accepts (ascend ModelZoo)
 MODEL = Path(__file__).resolve().parent
-ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError)
+ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError, MemoryError)
 MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')  # their scopes: these in small letters
 CARD = 32  # GB of an Ascend 910
 SLOTS = ('/Adam', '/Adam_1', '/AdamW', '/AdamW_1', '/Momentum')  # an optimizer's variables
@@ -73,6 +74,8 @@ def program(main):
     @functools.wraps(main)
     def run(argv=None):
         tf.logging.set_verbosity(tf.logging.ERROR)
+        if hasattr(sys.stdout, 'reconfigure'):  # names of files may have bytes that are no UTF-8
+            sys.stdout.reconfigure(errors='backslashreplace')
         mine = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         mine = mine and threading.current_thread() is threading.main_thread()
         try:
@@ -110,6 +113,8 @@ def _signals():
 
 def _text(error):
     """The message of an error; of one that Python raised inside TensorFlow, what Python said."""
+    if isinstance(error, UnicodeEncodeError):  # as TensorFlow and OpenCV raise it
+        return f'{error.object!r:.300}: a name with bytes that are no UTF-8; rename or link it'
     if not isinstance(error, tf.errors.OpError):
         return str(error) or repr(error)
     raised = re.search(r'^\w+Error: (.*?)(?=\nTraceback|\n\s|\n*\Z)', error.message, re.M | re.S)
@@ -244,7 +249,9 @@ def add_export_flags(flags: argparse.ArgumentParser) -> None:
 def demo_folder(args) -> str:
     """The folder of a demo's results, made: --output_path, or demo/<name of the input>."""
     name = os.path.basename(os.path.abspath(args.input))
-    return writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+    folder = writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+    lock(folder)
+    return folder
 
 
 def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
@@ -263,8 +270,7 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
             print(f'preset: smoke (on CPU; --preset={preset} trains the whole network)', flush=True)
             preset = 'smoke'
     cfg = get_config(preset or 'full')
-    cfg.update({key: value for key, value in saved.items() if key in cfg})
-    cfg.trained_on = saved.get('trained_on', [])
+    _take_saved(cfg, saved, checkpoint)
     if getattr(args, 'epochs', None) is not None:
         cfg.update(train_epochs=args.epochs, train_steps=0)
     if getattr(args, 'steps', None) is not None:
@@ -315,10 +321,45 @@ def saved_settings(checkpoint: str) -> dict:
     path = os.path.join(os.path.dirname(weights.checkpoint_prefix(checkpoint)), 'config.json')
     if not os.path.isfile(path):
         return {}
-    found = files.read_json(path)
+    found = _read_settings(path)
     if found.get('name', MODEL.name) != MODEL.name:
         raise ValueError(f'{checkpoint} is a checkpoint of {found["name"]}, this is {MODEL.name}')
     return found
+
+
+def _read_settings(path):
+    """What a config.json holds; ValueError where that are no settings of a run."""
+    found = files.read_json(path)
+    origin = found.get('trained_on', []) if isinstance(found, dict) else None
+    if not isinstance(origin, list) or not all(isinstance(text, str) for text in origin):
+        raise ValueError(f'{path} is damaged: expected settings, with a list `trained_on` of texts')
+    return found
+
+
+def _take_saved(cfg, saved, checkpoint):
+    """Puts saved settings into cfg; ValueError where one is of another type or out of range."""
+    wrong = [k for k, value in saved.items() if k in cfg and not _is_like(value, cfg[k])]
+    where = f'{checkpoint}: config.json beside it'
+    if wrong:
+        rows = ', '.join(f'{k}={saved[k]!r:.60}, expected like {cfg[k]!r}' for k in wrong[:3])
+        raise ValueError(f'{where}: {rows}')
+    cfg.update({key: value for key, value in saved.items() if key in cfg})
+    cfg.trained_on = saved.get('trained_on', [])
+    try:
+        check_ranges(cfg)
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
+
+
+def _is_like(value, old):
+    """Whether a value of JSON has the type of a setting's old value."""
+    if isinstance(old, (list, tuple)):
+        return isinstance(value, list) and all(
+            not old or any(_is_like(item, each) for each in old) for item in value
+        )
+    if isinstance(old, float):
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False of NaN
+    return type(value) is type(old)
 
 
 def _assign(cfg, text):
@@ -596,7 +637,7 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
     source = cfg if settings is None else settings
     keys = [*config.get_config(cfg.preset), 'case', 'trained_on']
     settings = json.loads(json.dumps({key: source.get(key) for key in keys}))
-    _lock(folder)
+    lock(folder)
     if ranks.rank()[1] > 1:
         npu.prepare_ranks(cfg)
         ranks.agree(folder, cfg.device)
@@ -617,11 +658,16 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
 _LOCKS = {}  # folder: open file; the system frees it when the process ends, however it ends
 
 
-def _lock(folder):
-    """Takes a folder for this process; ValueError where another process has it."""
+def lock(folder: str) -> None:
+    """Takes a folder for this process, until it ends or end_run(); a dead process holds none.
+
+    Raises:
+      ValueError: another process has it.
+    """
     if folder in _LOCKS:
         return
-    file = open(os.path.join(folder, '.lock'), 'w')  # noqa: SIM115, kept open
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link would lead to any file
+    file = os.fdopen(os.open(os.path.join(folder, '.lock'), flags, 0o666), 'r+')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _LOCKS[folder] = file
@@ -638,7 +684,7 @@ def _compare_runs(folder, model, settings):
     """Refuses the folder of another run, whose checkpoint is of `model`; `settings` get what that
     run was trained on."""
     path = os.path.join(folder, 'config.json')
-    saved = {'name': model, **(files.read_json(path) if os.path.isfile(path) else {})}
+    saved = {'name': model, **(_read_settings(path) if os.path.isfile(path) else {})}
     settings['trained_on'] = saved.get('trained_on', settings['trained_on'])
     changed = [key for key in settings if key in saved and saved[key] != settings[key]]
     fatal = [key for key in ('name', 'case', 'preset', *config.NETWORK) if key in changed]
@@ -714,6 +760,9 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     held = tf.train.latest_checkpoint(folder)
     if held and os.path.basename(held) != os.path.basename(prefix):
         raise ValueError(f'{folder} holds the checkpoint {held}; choose another --output')
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f'{source}: {len(broken)} arrays are not finite, first {broken[:3]}')
     temporary = f'{prefix}.{os.getpid()}.tmp'
     with tf.Graph().as_default(), tf.Session() as session:
         feeds = {name: tf.placeholder(tf.float32, array.shape) for name, array in arrays.items()}
@@ -746,17 +795,26 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
       checkpoint: folder or prefix.
       output_path: folder.
 
+    What a killed export has written is kept.
+
     Raises:
-      FileExistsError: the folder is there already. ValueError: a checkpoint of another network.
+      FileExistsError, ValueError: the folder is there already, of something else. ValueError: a
+      checkpoint of another network.
     """
     prefix = weights.checkpoint_prefix(checkpoint)
     folder = os.path.join(output_path, f'saved_model_{name}')
     frozen_path = os.path.join(output_path, f'{name}.pb')
-    if os.path.exists(folder):
-        raise FileExistsError(f'{folder} is there already; choose another --output_path')
     with tf.Graph().as_default(), tf.Session() as session:
         inputs, outputs = build()
         outputs = {key: tf.identity(tensor, f'out_{key}') for key, tensor in outputs.items()}
+        made = {'checkpoint': files.fingerprint(f'{prefix}.index')}
+        made.update({t.op.name: t.shape.as_list() for t in (*inputs.values(), *outputs.values())})
+        if os.path.exists(folder):
+            if not os.path.isfile(os.path.join(folder, 'made_from.json')):
+                raise FileExistsError(f'{folder} is there already; choose another --output_path')
+            files.claim(folder, made)
+            print(f'{folder} is there already, of this checkpoint: kept', flush=True)
+            return
         if tf.global_variables():
             restore(session, prefix)
         nodes = [tensor.op.name for tensor in outputs.values()]
@@ -769,6 +827,7 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
         try:
             model = os.path.join(scratch, 'saved_model')
             tf.saved_model.simple_save(session, model, inputs, outputs)
+            files.claim(model, made)
             os.replace(model, folder)
         finally:
             shutil.rmtree(scratch)

@@ -50,6 +50,7 @@ def run(options, cfg) -> dict:
         options.data_path, options.dataset, options.split, options.sequences, cfg.year
     )
     output_path = cli.writable(options.output_path)
+    cli.lock(output_path)
     drive = dict(settings=cfg, set_name=options.split or 'val', overlay=options.overlay)
     drive['stability'] = options.stability
     drive['paper'] = PAPER.get(f'{options.dataset} {cfg.year}')

@@ -21,6 +21,7 @@ from common import files, masks, processes, videos, weights
 from . import cli, data, evaluate, inference, pretrained, train
 from .config import get_config
 
+MOST_RATE = 1e3  # a learning rate above it is a mistake
 FACTS = (  # settings that an online training depends on
     'online_steps', 'online_accumulate', 'optimizer', 'schedule', 'momentum', 'weight_decay',
     'flip', 'rotation', 'scale', 'height', 'seed',
@@ -32,7 +33,10 @@ def learning_rate(cfg, image_path: str) -> float:
     the table cfg.online_rates has one."""
     table = files.read_json(cfg.online_rates) if cfg.online_rates else {}
     name = os.path.basename(os.path.dirname(os.path.abspath(image_path)))
-    return table.get(name, cfg.online_learning_rate)
+    rate = table.get(name, cfg.online_learning_rate) if isinstance(table, dict) else None
+    if not files.is_number(rate, sys.float_info.min, MOST_RATE):
+        raise ValueError(f'{cfg.online_rates}: {name}: expected a learning rate, not {rate!r:.60}')
+    return float(rate)
 
 
 def settings(cfg, pair: tuple, parent: str) -> EasyDict:

@@ -9,6 +9,7 @@ is set with `--set name=value`; `--config FILE` takes a config.json of the origi
 
 from __future__ import annotations
 
+import math
 import os
 
 from easydict import EasyDict
@@ -271,8 +272,11 @@ def tracking_settings(path: str) -> dict:
 def _converted(value, old, key, path):
     """`value` as the type of the setting's old value."""
     try:
-        return type(old)(value)
-    except (TypeError, ValueError):
+        found = type(old)(value)
+        if isinstance(value, float) and (not math.isfinite(value) or found != value):
+            raise ValueError('a number that is none, or cut')
+        return found
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f'{path}: {key} = {value!r}: expected a number like {old!r}') from None
 
 
@@ -288,7 +292,7 @@ def _data_sets(sets, path):
             ]
             for name, entry in sets.items()
         ]
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: train_datasets.datasets: expected '
             f'{{name: {{anno, num_use, frame_range}}}} ({error})'

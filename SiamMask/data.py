@@ -31,6 +31,7 @@ from .model import PATCH, STRIDE, TEMPLATE
 from .tracker import CROP, box_in_crop, warp_window
 
 WITH_MASKS = ('coco', 'ytb_vos', 'davis')  # sets that have masks (PT)
+LARGEST = 1e6  # px: coordinates that can be
 COLORS = np.array(  # directions of the color noise, R, G, B gray levels (PT rgbVar)
     [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
      [4.64467907, 4.73710203, 4.88324118]], np.float32
@@ -144,7 +145,7 @@ def load_sets(crops: dict, cfg) -> list[dict]:
 def _videos(path, _changed):
     try:
         found = [_video(name, tracks) for name, tracks in files.read_json(path).items()]
-    except (AttributeError, TypeError, IndexError) as error:
+    except (AttributeError, TypeError, IndexError, ValueError) as error:
         raise ValueError(
             f'{path} is no list of crops: expected {{video: {{track: {{frame: box}}}}}} ({error})'
         ) from None
@@ -153,7 +154,9 @@ def _videos(path, _changed):
 
 def _video(name, tracks):
     result = []
+    files.path_inside(name, 'a video')
     for track, boxes in tracks.items():
+        files.plain_name(track, name)
         sizes = {int(frame): _size(box) for frame, box in boxes.items() if frame.isdigit()}
         frames = sorted(f for f, (w, h) in sizes.items() if w > 0 and h > 0)
         if frames:
@@ -162,6 +165,8 @@ def _video(name, tracks):
 
 
 def _size(box):
+    if len(box) not in (2, 4) or not all(files.is_number(v, -LARGEST, LARGEST) for v in box):
+        raise ValueError(f'{str(box)[:60]} is no box')
     return tuple(box) if len(box) == 2 else (box[2] - box[0], box[3] - box[1])
 
 

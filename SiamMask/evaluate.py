@@ -52,6 +52,8 @@ def run(options, cfg) -> dict:
         with inference.load(prefix, inference.settings_for(cfg, most)) as network:
             for each in same:
                 folder = cli.writable(options.output_path)
+                if not (options.search or options.sweep):  # which several processes share
+                    cli.lock(folder)
                 if len(todo) > 1:
                     folder = cli.writable(os.path.join(folder, each.name))
                 rows[each.name] = segment_videos(found, network, each, folder, options, cfg)

@@ -315,6 +315,9 @@ class ProgressHook(tf.train.SessionRunHook):
         left = self.steps - cfg.get('start_step', 0)
         self.every = max(1, min(cfg.log_steps, left // 3))
         self.loop = cfg.iterations_per_loop
+        # fewer than the updates after which the last good checkpoint would be deleted
+        kept = cfg.get('checkpoint_steps', STALLED) * (cfg.get('keep_checkpoints', 5) - 1)
+        self.patience = max(1, min(STALLED, kept // self.loop - 1))
         self.loss_path, self.fps, self.last_loss = loss_path, None, None
 
     def begin(self):
@@ -345,10 +348,12 @@ class ProgressHook(tf.train.SessionRunHook):
                 f'{values.get("scale")}: lower --learning_rate or --loss_scale'
             )
         self.not_finite = 0 if math.isfinite(self.last_loss) else self.not_finite + 1
-        if self.not_finite >= STALLED:
+        if self.not_finite >= self.patience:
+            good = step - self.patience * self.loop
             raise RuntimeError(
-                f'the loss was not finite for {STALLED} steps in a row, up to step {step}: lower '
-                '--learning_rate; the checkpoints are kept'
+                f'the loss was not finite for {self.patience} steps in a row, up to step {step}: '
+                f'lower --learning_rate. The checkpoints are kept; those up to step {good} are of '
+                'before: --init_from takes one, with another --output_path'
             )
         target = self.steps if self.step is None else min(self.step + self.every, self.steps)
         if self.step is None or step + self.loop >= target:
@@ -412,7 +417,7 @@ def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = Non
             'no throughput figure: fewer than two progress intervals were run; give '
             'more --steps than the output folder has already'
         )
-    seconds = int(time.time() - float(os.environ.get('START_TIME') or time.time()))
+    seconds = max(0, int(time.time() - float(os.environ.get('START_TIME') or time.time())))
     rows = {
         'Network': cfg.name, 'RankSize': ranks.rank()[1], 'BatchSize': cfg.batch_size,
         'DeviceType': platform.machine(), 'CaseName': case_name(cfg),

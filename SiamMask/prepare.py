@@ -292,10 +292,9 @@ def units(name: str, source: str) -> list[tuple]:
         splits = [stem(path)[len('instances_') :] for path in found]
         return [(split, number) for split in splits for number in coco.index(source, split).imgs]
     if name == 'ytb_vos':
-        videos = files.read_json(os.path.join(source, 'meta.json'))['videos']
         return [
             ('train' if i < VALIDATION else 'val', video, entry)
-            for i, (video, entry) in enumerate(videos.items())
+            for i, (video, entry) in enumerate(youtube_vos.meta(source).items())
         ]
     if name == 'davis':
         splits = [split for split in ('train', 'val') if davis.has_list(source, split, '2017')]
@@ -326,7 +325,7 @@ def _cut_unit(name, source, folder, todo, number):
     try:
         return cutters[name](source, folder, *unit)
     except (OSError, ValueError) as error:
-        return Cut(unit[0], '', {}, [str(error)])
+        return Cut(unit[0], '', {}, [f'{name} {unit[1]}: {error}'])
 
 
 def _coco(source, folder, split, number):
@@ -352,11 +351,11 @@ def _decoded(runs):
 
 
 def _masked_frames(name, source, video, entry=None):
-    """[(image path, mask path)] of a video of YouTube-VOS (`entry`: its part of meta.json) or
+    """[(image path, mask path)] of a video of YouTube-VOS (`entry`: its part of meta()) or
     DAVIS."""
     if name == 'davis':
         return davis.pairs(source, [video])
-    frames = sorted({f for o in entry['objects'].values() for f in o['frames']})
+    frames = sorted({frame for shown in entry.values() for frame in shown})
     return [
         (
             os.path.join(source, 'JPEGImages', video, f'{frame}.jpg'),

@@ -21,6 +21,8 @@ INTERVALS = {  # frames low..high of EAO, from the sequence lengths (pysot-toolk
     'VOT2016': (108, 371), 'VOT2017': (100, 356), 'VOT2018': (100, 356), 'VOT2019': (46, 291),
 }  # fmt: skip
 LEGACY = (100, 356)  # what SiamMask's copy takes for VOT2016 too (its issue 21)
+LARGEST = 1e6  # px: coordinates and sizes that can be
+CODES = (0, 1, 2)  # of a frame without a region, see above
 SKIPPED, BURN_IN = 5, 10  # frames after a failure, frames after a start without accuracy
 CHUNK = 128  # pairs rasterised together: their nodes stay in cache
 
@@ -35,7 +37,7 @@ def polygon(numbers, last: int = 0) -> np.ndarray:
     try:
         numbers = np.asarray(numbers, np.float64).ravel()
     except (TypeError, ValueError):
-        raise ValueError(f'a region has 4 or 8 numbers, not {numbers!r}') from None
+        raise ValueError(f'a region has 4 or 8 numbers, not {str(numbers)[:100]}') from None
     if numbers.size == 8:
         return numbers
     if numbers.size != 4:
@@ -45,8 +47,20 @@ def polygon(numbers, last: int = 0) -> np.ndarray:
     return np.array([x, y, right, y, right, bottom, x, bottom])
 
 
-def _sequence(name, frames, rows, width, height):
-    """A sequence of its annotation, one row of 4 or 8 numbers a frame."""
+def _sequence(name, frames, rows, width, height, path):
+    """A sequence of its annotation, one row of 4 or 8 numbers a frame; ValueError where `path`, the
+    annotation's, has others."""
+    for number, row in enumerate(rows, 1):
+        try:
+            corners = polygon(row)
+            usable = np.isfinite(corners).all() and np.abs(corners).max() <= LARGEST
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(
+                f'{path}: {name}, region {number}: expected 4 or 8 numbers of pixels, not '
+                f'{str(row)[:100]}'
+            )
     return dict(
         name=name,
         frames=frames,
@@ -74,8 +88,8 @@ def load(path: str) -> list[dict]:
         return [_from_folder(path)]
     listed = os.path.join(path, 'list.txt')
     if os.path.isfile(listed):
-        with open(listed) as f:
-            names = f.read().split()
+        names = ' '.join(files.read_lines(listed)).split()
+        names = [files.plain_name(name, listed) for name in names]
     else:
         found = os.listdir(path) if os.path.isdir(path) else []
         names = sorted(n for n in found if _groundtruth(os.path.join(path, n)))
@@ -96,11 +110,14 @@ def _from_json(path):
     videos, root, result = files.read_json(path), os.path.dirname(path), []
     try:
         for name, video in videos.items():
+            files.plain_name(name, path)
             if not video.get('img_names') or len(video['img_names']) != len(video['gt_rect']):
                 raise ValueError(f'{path}: {name} has no frames, or not as many as boxes')
-            frames = [os.path.join(root, n) for n in video['img_names']]
+            frames = [os.path.join(root, files.path_inside(n, path)) for n in video['img_names']]
             size = video['width'], video['height']
-            result.append(_sequence(name, frames, video['gt_rect'], *size))
+            if not all(files.is_number(side, 1, LARGEST, int) for side in size):
+                raise ValueError(f'{path}: {name} is of {size} px')
+            result.append(_sequence(name, frames, video['gt_rect'], *size, path))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} is no VOT json: expected {{name: {{img_names, gt_rect, width, height}}}} '
@@ -113,12 +130,7 @@ def _from_folder(folder):
     path = _groundtruth(folder)
     if path is None:
         raise FileNotFoundError(f'no groundtruth.txt in {folder}')
-    with open(path) as f:
-        rows = [line.replace(',', ' ').split() for line in f if line.strip()]
-    try:
-        rows = [[float(value) for value in row] for row in rows]
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}; expected 4 or 8 numbers a line') from None
+    rows = [line.replace(',', ' ').split() for line in files.read_lines(path)]
     frames = []
     for subfolder in ('', 'color', 'img'):
         images = os.path.join(folder, subfolder)
@@ -127,7 +139,7 @@ def _from_folder(folder):
     if len(frames) != len(rows) or not rows:
         raise ValueError(f'{folder}: {len(frames)} frames, {len(rows)} lines in {path}')
     height, width = masks.read_image(frames[0]).shape[:2]
-    return _sequence(os.path.basename(folder), frames, rows, width, height)
+    return _sequence(os.path.basename(folder), frames, rows, width, height, path)
 
 
 def write_run(path: str, run: list) -> None:
@@ -152,17 +164,19 @@ def read_runs(folder: str, sequence: dict) -> list[list]:
         raise FileNotFoundError(f'no results of {name}: tried {folder}/baseline/{name}/*0*.txt')
     runs = []
     for path in paths if len(paths) == 15 else paths[:1]:
-        with open(path) as f:
-            lines = [line.strip() for line in f if line.strip()]
+        lines = files.read_lines(path)
         try:
             run = [[float(v) for v in line.split(',')] for line in lines]
         except ValueError as error:
-            raise ValueError(f'{path}: {error}; expected 1, 4 or 8 numbers a line') from None
+            text = str(error)[:100]
+            raise ValueError(f'{path}: {text}; expected 1, 4 or 8 numbers a line') from None
         if len(run) != len(sequence['frames']) or {len(r) for r in run} - {1, 4, 8}:
             raise ValueError(
                 f'{path}: expected {len(sequence["frames"])} lines of 1, 4 or 8 numbers, '
                 f'found {len(run)}'
             )
+        if any(len(row) == 1 and row[0] not in CODES for row in run):
+            raise ValueError(f'{path}: a line of one number is 0, 1 or 2')
         runs.append([int(r[0]) if len(r) == 1 else r for r in run])
     return runs
 

@@ -19,8 +19,10 @@ import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from . import files
 from .masks import check_files
 
+LONGEST = 2**15  # px, of a side of an image; COCO's have 640
 PAGE = 'https://cocodataset.org/#download (2017 Train/Val images, annotations)'
 TREE = 'annotations/instances_<split>.json, <split>/*.jpg (also images/<split>/)'
 
@@ -53,9 +55,36 @@ def index(root: str, split: str) -> COCO:
         raise FileNotFoundError(f'no COCO annotations at {path}. Expected {TREE}; download: {PAGE}')
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            return COCO(path)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+            found = COCO(path)
+        _check_index(found)
+        return found
+    except (LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise ValueError(f'{path} is no COCO annotation file: {error!r}') from None
+    except ValueError as error:
+        raise ValueError(f'{path} is no COCO annotation file: {error}') from None
+
+
+def _check_index(found):
+    """ValueError, KeyError where images or instances lack what is read of them."""
+    for image in found.dataset['images']:
+        number, whole = image['id'], functools.partial(files.is_number, kind=int)
+        files.path_inside(image['file_name'], f'image {number!r}')
+        sides = [image['height'], image['width']]
+        if not whole(number, 0, 2**63) or not all(whole(n, 1, LONGEST) for n in sides):
+            raise ValueError(f'image {number!r} of {sides} px')
+    for item in found.dataset['annotations']:
+        if not files.is_number(item['image_id'], 0, 2**63, int) or not isinstance(
+            item['id'], (int, float)
+        ):
+            raise ValueError(f'instance {item["id"]!r} of image {item["image_id"]!r}')
+        if item['image_id'] not in found.imgs:
+            raise ValueError(f'instance {item["id"]!r} is of image {item["image_id"]}, not there')
+        box = item.get('bbox', [0, 0, 0, 0])
+        if len(box) != 4 or not all(files.is_number(v, -LONGEST, LONGEST) for v in box):
+            raise ValueError(f'instance {item["id"]!r} has the box {str(box)[:60]}')
+    for table, kind in ((found.imgs, 'images'), (found.anns, 'annotations')):
+        if len(table) != len(found.dataset[kind]):
+            raise ValueError(f'two {kind} have the same id')
 
 
 def sequences(root: str, split: str = 'train2017') -> list[str]:
@@ -103,7 +132,10 @@ def masks(root: str, name: str, split: str = 'train2017') -> list[np.ndarray]:
     """The image's instances as uint8 [H, W] of 0 and 1; what lies outside the image is cut
     off."""
     image = _image(root, name, split)
-    return [mask(a, image['height'], image['width']) for a in annotations(root, name, split)]
+    try:
+        return [mask(a, image['height'], image['width']) for a in annotations(root, name, split)]
+    except ValueError as error:
+        raise ValueError(f'{root}/annotations/instances_{split}.json: {error}') from None
 
 
 def mask(annotation: dict, height: int, width: int) -> np.ndarray:
@@ -140,13 +172,16 @@ def run_lengths(annotation: dict, height: int, width: int) -> dict:
 
 def _encode_polygons(polygons, height, width):
     usable = [polygon for polygon in polygons if len(polygon) >= 6]  # three points
+    for polygon in usable:  # pycocotools would walk any way, and count it in 32 bits
+        if not all(files.is_number(value, -LONGEST, LONGEST) for value in polygon):
+            raise ValueError('corners that are no numbers of pixels')
     if not usable:
         return rle.encode(np.zeros((height, width), np.uint8, order='F'))
     return rle.merge(rle.frPyObjects(usable, height, width))
 
 
 def _check_runs(runs, pixels):
-    if any(run < 0 for run in runs) or sum(runs) != pixels:
+    if any(type(run) is not int or run < 0 for run in runs) or sum(runs) != pixels:
         raise ValueError(f'run lengths of {sum(runs)} pixels in all')
 
 

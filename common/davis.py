@@ -100,9 +100,9 @@ def _folders(root):
 
 
 def _listed(root, path):
-    with open(path) as f:
-        words = [line.split()[0] for line in f if line.strip()]
-    names = list(dict.fromkeys(w.split('/')[-2] if w.endswith('.jpg') else w for w in words))
+    words = [line.split()[0] for line in files.read_lines(path)]
+    words = [w.split('/')[-2] if w.endswith('.jpg') and '/' in w else w for w in words]
+    names = list(dict.fromkeys(files.plain_name(word, path) for word in words))
     if not names:
         raise ValueError(f'{path} is empty: expected a name of a sequence a line')
     absent = [name for name in names if not os.path.isdir(_folder(root, 'JPEGImages', name))]

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
 
 
@@ -76,6 +77,59 @@ def split_names(text: str | None) -> list[str]:
     """The names of a flag such as --sequences=a,b, each once; [] of an empty one."""
     names = [name.strip() for name in (text or '').split(',')]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text that are not empty, without what surrounds them. Bytes that are no UTF-8
+    stay as they are, because names of files may have them.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: a byte 0, as of no text.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no such file: {os.path.abspath(path)}')
+    with open(path, encoding='utf-8', errors='surrogateescape') as f:
+        text = f.read()
+    if '\0' in text:
+        raise ValueError(f'{os.path.abspath(path)} is no text')
+    return [line.strip() for line in text.split('\n') if line.strip()]
+
+
+def plain_name(name, source: str) -> str:
+    """`name`, the name of one file or folder.
+
+    Args:
+      name: that a list or a flag has, which may be a stranger's.
+      source: of the name, for the message: a path or a flag.
+
+    Raises:
+      ValueError: no text, or it would lead to another folder.
+    """
+    if not isinstance(name, str) or name in ('', '.', '..') or re.search('[/\0]', name):
+        raise ValueError(f'{source}: {str(name)[:60]!r} is no name of a folder or file')
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise ValueError(f'{source}: a name of {len(name)} characters: {name[:60]!r}...')
+    return name
+
+
+def path_inside(path, source: str) -> str:
+    """`path`, below the folder that a list is of; leading slashes are left out.
+
+    Raises:
+      ValueError: as plain_name(), of any part.
+    """
+    if not isinstance(path, str):
+        raise ValueError(f'{source}: {str(path)[:60]!r} is no path')
+    parts = [part for part in path.split('/') if part not in ('', '.')]
+    if not parts:
+        raise ValueError(f'{source}: {path[:60]!r} is no path')
+    return '/'.join(plain_name(part, source) for part in parts)
+
+
+def is_number(value, low: float, high: float, kind: type = float) -> bool:
+    """Whether a value of a JSON file is a number in low .. high; `kind` int: a whole one."""
+    kinds = (int,) if kind is int else (int, float)
+    return type(value) in kinds and low <= value <= high
 
 
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
@@ -139,6 +193,8 @@ def claim(folder: str, facts: dict) -> None:
     facts = json.loads(json.dumps(facts))
     if os.path.isfile(path):
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f'{os.path.abspath(path)} is damaged: expected a JSON object')
     elif os.path.isfile(os.path.join(folder, 'checkpoint')):
         found = {}
     else:

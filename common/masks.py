@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import struct
@@ -22,6 +23,11 @@ from . import files
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp')
 MOST_OBJECTS = 100  # ids above are grey values; DAVIS has 10 objects, YouTube-VOS 12
+MOST_PIXELS = 2**26  # of an image; 8K video has half as many
+MASK_FORMATS = ('PNG', 'BMP', 'GIF', 'TIFF', 'JPEG', 'WEBP')  # Pillow has others that run programs
+PNG_START = b'\x89PNG\r\n\x1a\n'
+FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of JPEG (ITU T.81, table B.1)
+PLAYLISTS = (b'#EXTM3U', b'ffconcat', b'<?xml', b'<MPD', b'v=0', b'[')  # that ffmpeg follows
 LOST_FRAMES = 0.02  # of a video, that a container may count too many
 
 
@@ -50,12 +56,50 @@ def read_image(path: str) -> np.ndarray:
     if jpeg and b'\xff\xd9' not in data[-4096:].tobytes():  # OpenCV would fill the rest with grey
         raise ValueError(f'{os.path.abspath(path)} is cut off: a JPEG without its end marker')
     try:
+        _check_size(data, path)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:  # such as a header that asks for too many pixels
         raise ValueError(f'{os.path.abspath(path)} is no readable image: {error}') from None
     if image is None:
         raise ValueError(f'{os.path.abspath(path)} is no readable image ({data.size} bytes)')
     return image
+
+
+def _check_size(data, path):
+    """ValueError where an encoded image is of another kind than those that are read, or has more
+    pixels than the memory should be filled with. By its header alone, in some microseconds."""
+    start, place = data[:12].tobytes(), os.path.abspath(path)
+    width = height = 0
+    if start.startswith(b'\xff\xd8'):
+        height, width = _jpeg_size(data)
+    elif start.startswith(PNG_START):
+        width, height = struct.unpack('>II', data[16:24].tobytes().ljust(8, b'\0'))
+    elif start.startswith(b'BM'):
+        width, height = struct.unpack('<ii', data[18:26].tobytes().ljust(8, b'\0'))
+    elif start[:4] != b'RIFF' or start[8:] != b'WEBP':  # whose sides have 14 bits
+        raise ValueError(
+            f'{place} is no readable image ({data.size} bytes): expected JPEG, PNG, BMP or WebP'
+        )
+    if abs(width * height) > MOST_PIXELS:
+        raise ValueError(
+            f'{place} is no readable image: {width} x {height} pixels, more than {MOST_PIXELS}'
+        )
+
+
+def _jpeg_size(data):
+    """(height, width) of a JPEG's first frame header, (0, 0) where there is none."""
+    at = 2
+    while at + 9 <= data.size:
+        kind = int(data[at + 1])
+        if data[at] != 0xFF or kind == 0xFF:
+            at += 1
+        elif kind in FRAME_HEADERS:
+            return struct.unpack('>HH', data[at + 5 : at + 9].tobytes())
+        elif 0xD0 <= kind <= 0xD8 or kind in (0, 1):  # markers without a segment
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4].tobytes(), 'big')
+    return 0, 0
 
 
 def _existing(path):
@@ -148,9 +192,29 @@ def _how_to_number_colors(path):
     )
 
 
+def _check_sums(data):
+    """ValueError where a PNG's chunk does not have its check sum: Pillow looks at some alone."""
+    at = len(PNG_START)
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], 'big')
+        end = at + 8 + size
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], 'big'):
+            raise ValueError(f'byte {at}: a chunk with a wrong check sum')
+        at, kind = end + 4, data[at + 4 : at + 8]
+        if kind == b'IEND':
+            return
+    raise ValueError('it breaks off')
+
+
 def _decode(path):
+    with open(_existing(path), 'rb') as f:
+        data = f.read()
     try:
-        with Image.open(_existing(path)) as image:
+        with Image.open(io.BytesIO(data), formats=MASK_FORMATS) as image:
+            if image.size[0] * image.size[1] > MOST_PIXELS:
+                raise ValueError(f'{image.size} pixels, expected {MOST_PIXELS} at most')
+            if image.format == 'PNG':
+                _check_sums(data)
             image.load()  # here, because numpy would turn a decoder's error into a TypeError
             return image
     except FileNotFoundError:
@@ -162,16 +226,25 @@ def _decode(path):
         EOFError,
         struct.error,
         zlib.error,
+        LookupError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        MemoryError,
         Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f'{os.path.abspath(path)} is no readable mask: {error}') from None
+    ) as error:  # what Pillow raises on damaged files
+        text = str(error) or repr(error)
+        raise ValueError(f'{os.path.abspath(path)} is no readable mask: {text[:200]}') from None
 
 
 def _from_colors(image, path):
     grey = np.ascontiguousarray(image[..., 0])
     if np.array_equal(grey, image[..., 1]) and np.array_equal(grey, image[..., 2]):
         return Values(grey, False)
-    codes = image.astype(np.int32) @ (65536, 256, 1)
+    codes = np.zeros(grey.shape, np.int32)
+    for channel in range(3):
+        codes <<= 8
+        codes |= image[..., channel]
     palette = PALETTE[: MOST_OBJECTS + 1].astype(np.int32)
     known = {int(code): number for number, code in enumerate(palette @ (65536, 256, 1))}
     found = np.unique(codes)
@@ -334,8 +407,8 @@ def write_image(path: str, image: np.ndarray) -> None:
     done, data = cv2.imencode(os.path.splitext(path)[1], image)
     if not done:
         raise ValueError(f'OpenCV cannot write {path}')
-    with files.replacing(path) as temporary:
-        data.tofile(temporary)
+    with files.replacing(path) as temporary, open(temporary, 'wb') as f:
+        f.write(data)  # tofile() says nothing of a full disk
 
 
 def overlay(
@@ -392,6 +465,7 @@ def write_video(path: str, frames: Iterable[np.ndarray], fps: float = 25) -> int
     Raises:
       OSError: OpenCV cannot write the file. ValueError: no frames, or frames of several sizes.
     """
+    path.encode()  # OpenCV crashes on bytes that are no UTF-8: an error here
     with files.replacing(path) as temporary:
         return _encode(temporary, frames, fps, os.path.abspath(path))
 
@@ -415,8 +489,11 @@ def _encode(temporary, frames, fps, path):
             writer.release()
     if not count:
         raise ValueError(f'no frames for {path}')
-    if not os.path.isfile(temporary) or not os.path.getsize(temporary):
-        raise OSError(f'OpenCV wrote an empty video for {path}')
+    video = cv2.VideoCapture(temporary)  # its writer says nothing of a full disk
+    written = video.get(cv2.CAP_PROP_FRAME_COUNT)
+    video.release()
+    if written < count:
+        raise OSError(f'{path} has {written:.0f} of {count} frames: OpenCV failed, or a full disk')
     return count
 
 
@@ -453,8 +530,19 @@ def read_frames(source: str | list[str]) -> Iterator[tuple[str, np.ndarray]]:
         )
 
 
+def _open_video(path):
+    """An open cv2.VideoCapture; ValueError of a playlist, which would have ffmpeg open other files
+    and addresses."""
+    with open(path, 'rb') as f:
+        start = f.read(4096)
+    if b'\0' not in start or start.lstrip().startswith(PLAYLISTS):
+        raise ValueError(f'{os.path.abspath(path)} is no readable video: a text, or a playlist')
+    path.encode()  # OpenCV crashes on bytes that are no UTF-8: an error here
+    return cv2.VideoCapture(os.path.abspath(path))  # a relative one may look like an address
+
+
 def _video_frames(path):
-    video = cv2.VideoCapture(path)
+    video = _open_video(path)
     try:
         expected, count = video.get(cv2.CAP_PROP_FRAME_COUNT), 0
         while True:
@@ -476,7 +564,7 @@ def frame_rate(source: str) -> float:
     """Frames a second of a video file; 25 of a folder of images."""
     if os.path.isdir(source):
         return 25.0
-    video = cv2.VideoCapture(_existing(source))
+    video = _open_video(_existing(source))
     rate = video.get(cv2.CAP_PROP_FPS)
     video.release()
     return rate if 1 <= rate <= 240 else 25.0

@@ -165,6 +165,16 @@ def _received(call):
     return found
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that a process can take before others are swapped out; None where the system
+    does not say (it is Linux that does)."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open('/proc/meminfo') as f:
+        for line in f:
+            if line.startswith('MemAvailable:'):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def run_queue(jobs: list[tuple], devices: list[str]) -> list[int]:
     """Runs commands, one process on each device at a time; returns their exit statuses.
 

@@ -71,6 +71,7 @@ def find(
       FileNotFoundError, ValueError: missing data; a video without any object.
     """
     root, names = resolve(root, dataset, year), files.split_names(names)
+    names = [files.plain_name(name, '--sequences') for name in names]
     if dataset == 'davis':
         names = names or davis.sequences(root, split or 'val', year)
         found = [_davis(root, name, year) for name in names]

@@ -13,13 +13,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import glob
 import io
+import multiprocessing
 import operator
 import os
 import pickle
-import pickletools
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -49,8 +51,22 @@ MINDSPORE_TYPES = {
     'UInt8': np.uint8,
     'Bool': np.bool_,
 }
+SECONDS = 300  # that a reader in a process of its own may take
+MESSAGE = 500  # characters of an error that are shown
 SMALL = 2**20  # bytes, numbers: too few to fill a memory, whatever a file claims
-MOST_RATIO = 200  # of bytes in memory to bytes in a compressed file; weights have less than 2
+MOST_RATIO = 20  # of bytes in memory to bytes in a file; weights have less than 2
+MOST_DIMENSIONS = 32  # of an array (numpy)
+MOST_DIGITS = 100  # of a number that a pickle writes out: Python takes long for many
+HEADER = 10_000  # bytes of an .npy's header, which numpy evaluates (its max_header_size)
+NUMBERS = 'biufc'  # kinds of numpy types
+MAT_HEADER = 128  # bytes (MAT-File Format, version 5)
+MAT_MATRIX, MAT_COMPRESSED = 14, 15  # types of its elements
+PLAIN = (str, bytes, float, bool, type(None))
+BYTEARRAY8 = 0x96  # an instruction of pickles since Python 3.8
+FORBIDDEN = (  # instructions of pickles that make objects of classes, or sets
+    pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
+    pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
+)  # fmt: skip
 WRAPPERS = ('state_dict', 'model', 'network')  # keys under which programs keep the state dict
 BROKEN = (
     pickle.UnpicklingError,
@@ -68,6 +84,9 @@ BROKEN = (
     RecursionError,
     NotImplementedError,
     RuntimeError,
+    AssertionError,
+    SyntaxError,
+    tokenize.TokenError,
     OSError,
 )  # what Python's readers raise on a damaged file
 
@@ -84,10 +103,11 @@ class Tensor:
     def array(self, storages: dict) -> np.ndarray:
         """The numbers, copied; ValueError where the shape does not fit in the storage."""
         flat = storages[self.storage]
+        size = _size(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride))
         bad = min((self.offset, *self.shape, *self.stride)) < 0
         # as many numbers as the storage has, or a few more of a tensor that was expanded
-        large = _size(self.shape) > max(flat.size, SMALL)
+        large = size > max(flat.size, SMALL)
         if bad or large or (0 not in self.shape and last >= flat.size):
             raise ValueError(
                 f'tensor {list(self.shape)} does not fit in its storage of {flat.size}'
@@ -97,7 +117,36 @@ class Tensor:
 
 
 def _size(shape):
-    return functools.reduce(operator.mul, shape, 1)  # of Python's numbers, which do not overflow
+    """Number of items, of Python's numbers, which do not overflow; ValueError where `shape` is
+    none."""
+    if len(shape) > MOST_DIMENSIONS or not all(0 <= operator.index(n) < 2**63 for n in shape):
+        raise ValueError('an array of an impossible shape')
+    if functools.reduce(operator.mul, filter(None, shape), 1) >= 2**60:
+        raise ValueError('an array of an impossible shape')  # numpy counts so, whatever is 0
+    return functools.reduce(operator.mul, shape, 1)
+
+
+def _check_unpacked(path, total):
+    """ValueError where arrays of `total` bytes are many more than the file can hold, or the files
+    that begin with `path`: made to fill the memory."""
+    size = sum(map(os.path.getsize, glob.glob(f'{glob.escape(path)}*')))
+    if total > max(64 * SMALL, MOST_RATIO * size):
+        raise ValueError(f'arrays of {total} bytes in a file of {size} bytes')
+
+
+def _check_key(key):
+    """The key of a dict; ValueError of one whose hash may take for ever, as of tuples of tuples."""
+    parts = key if isinstance(key, tuple) and len(key) <= MOST_DIMENSIONS else (key,)
+    for part in parts:
+        whole = isinstance(part, int) and abs(part) < 2**53
+        if not (whole or isinstance(part, PLAIN)):
+            raise ValueError(f'a dict with a key of type {type(part).__name__}')
+    return key
+
+
+def _ordered_dict(pairs=()):
+    """collections.OrderedDict, of pairs in old pickles."""
+    return collections.OrderedDict((_check_key(key), value) for key, value in pairs)
 
 
 class PickledType:
@@ -106,8 +155,8 @@ class PickledType:
     def __init__(self, text, *_):
         """As numpy.dtype is called: with a text such as 'f4'."""
         self.dtype = np.dtype(text if isinstance(text, str) else object)
-        if self.dtype.kind not in 'biufcO':
-            raise ValueError(f'{text!r} is no plain type of numbers')
+        if self.dtype.kind not in NUMBERS + 'O':
+            raise ValueError(f'{text[:40]!r} is no plain type of numbers')
 
     def __setstate__(self, state):
         """As numpy.dtype.__setstate__: (version, byte order, subtype, names, ...); of these the
@@ -150,7 +199,7 @@ def _array(data, dtype, shape, order):
         if len(data) % dtype.itemsize:
             raise ValueError(f'{len(data)} bytes are no numbers of {dtype}')
         flat = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
-    if any(n < 0 for n in shape) or flat.size != _size(shape):
+    if flat.size != _size(shape):
         raise ValueError(f'array {list(shape)} does not fit in its {len(data)} bytes or items')
     return flat.reshape(shape, order=order).copy()
 
@@ -167,18 +216,16 @@ def _forbidden(*_):
 
 
 def plain(value):
-    """`value` with the stand-ins of arrays replaced by the arrays."""
+    """The array of a stand-in; any other value as it is."""
     if isinstance(value, PickledArray):
         if value.array is None:
             raise ValueError('the file has an array without its data')
         return value.array
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
     return value
 
 
 ALLOWED = {
-    ('collections', 'OrderedDict'): collections.OrderedDict,
+    ('collections', 'OrderedDict'): _ordered_dict,
     ('torch._utils', '_rebuild_tensor_v2'): Tensor,
     ('torch._utils', '_rebuild_tensor'): Tensor,
     ('torch._utils', '_rebuild_parameter'): lambda data, *_: data,
@@ -187,7 +234,7 @@ ALLOWED = {
     ('_codecs', 'encode'): lambda text, _: text.encode('latin1'),
     ('builtins', 'bytes'): lambda: b'',  # empty ones, of protocols 0 to 2
     ('__builtin__', 'bytes'): lambda: b'',
-    **{('torch', name): dtype for name, dtype in STORAGES.items()},
+    **{('torch', name): name for name in STORAGES},
 }
 for _package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
     ALLOWED[f'{_package}.multiarray', '_reconstruct'] = PickledArray
@@ -195,14 +242,36 @@ for _package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
     ALLOWED[f'{_package}.numeric', '_frombuffer'] = _from_buffer
 
 
-class TensorUnpickler(pickle.Unpickler):
+class WholeReads:
+    """A file whose read() fails where it has fewer bytes than are asked for, before Python makes
+    room for them."""
+
+    def __init__(self, file):
+        """`file`: binary."""
+        start, self.size = file.tell(), file.seek(0, os.SEEK_END)
+        file.seek(start)
+        self.file, self.readline = file, file.readline
+
+    def read(self, count):
+        """`count` bytes; EOFError where there are fewer."""
+        if count > self.size - self.file.tell():
+            raise EOFError(f'{count} bytes are expected where it ends')
+        return self.file.read(count)
+
+
+class TensorUnpickler(pickle._Unpickler):
     """Unpickles containers, tensors and arrays; any other name in the file is an error, nothing of
-    it is run."""
+    it is run.
+
+    It is Python's own unpickler in Python, because that in C cannot be told to check what a pickle
+    sets: keys whose hash takes for ever, attributes of classes, tables of any length.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file):
         """`file`: binary, at the start of a pickle."""
-        super().__init__(file, encoding='latin1')
-        self.file = file
+        super().__init__(WholeReads(file), encoding='latin1')
         self.types = {}  # {key of a storage: numpy type}
 
     def find_class(self, module, name):
@@ -216,21 +285,71 @@ class TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid):
         """Key of a storage, read later; notes its type."""
-        if pid[0] != 'storage' or pid[1] not in STORAGES.values():
+        if pid[0] != 'storage' or not isinstance(pid[1], str) or pid[1] not in STORAGES:
             raise ValueError('the file asks for a storage of no known type')
-        self.types[str(pid[2])] = np.dtype(pid[1])
-        return str(pid[2])
+        key = str(_check_key(pid[2]))
+        self.types[key] = np.dtype(STORAGES[pid[1]])
+        return key
 
-    def load(self):
-        """The object, after a look at the pickle's instructions: one that numbers an object far
-        behind the file's size would have Python make a table as long."""
-        start, size = self.file.tell(), self.file.seek(0, os.SEEK_END)
-        self.file.seek(start)
-        for instruction, argument, _ in pickletools.genops(self.file):
-            if instruction.name in ('PUT', 'LONG_BINPUT') and argument > size:
-                raise ValueError(f'object {argument} in a pickle of {size} bytes')
-        self.file.seek(start)
-        return super().load()
+    def load_items(self, items):
+        """Puts [key, value, ...] into the dict on the stack."""
+        if not isinstance(self.stack[-1], dict):
+            raise ValueError('items of what is no dict')
+        for key, value in zip(items[::2], items[1::2]):
+            self.stack[-1][_check_key(key)] = value
+
+    def load_dict(self):
+        """DICT of protocol 0."""
+        items = self.pop_mark()
+        self.append({})
+        self.load_items(items)
+
+    def load_setitem(self):
+        """One item of a dict."""
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self.load_items([key, value])
+
+    def load_setitems(self):
+        """Items of a dict."""
+        self.load_items(self.pop_mark())
+
+    def load_build(self):
+        """The state of an array or a type; attributes of a dict (torch's _metadata) are dropped."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], (PickledArray, PickledType)):
+            self.stack[-1].__setstate__(state)
+        elif not isinstance(self.stack[-1], dict):
+            raise ValueError('the file sets attributes of what is no array')
+
+    def load_digits(self):
+        """A whole number or a truth value that is written out."""
+        text = self.readline().rstrip(b'\nL')
+        if len(text) > MOST_DIGITS:
+            raise ValueError(f'a number of {len(text)} digits')
+        self.append(text == b'01' if text in (b'00', b'01') else int(text, 0))
+
+    def load_bytes_of_array(self):
+        """BYTEARRAY8 of protocol 5, as far as it is there; Python makes room for it at once."""
+        self.append(self.read(struct.unpack('<Q', self.read(8))[0]))
+
+    def load_forbidden(self):
+        """Makes objects of classes, or sets: no file of arrays needs it."""
+        raise ValueError('the file makes objects, which are no tensors')
+
+    dispatch.update(
+        {
+            pickle.DICT[0]: load_dict,
+            pickle.SETITEM[0]: load_setitem,
+            pickle.SETITEMS[0]: load_setitems,
+            pickle.BUILD[0]: load_build,
+            pickle.INT[0]: load_digits,
+            pickle.LONG[0]: load_digits,
+            BYTEARRAY8: load_bytes_of_array,
+        }
+    )
+    for _code in FORBIDDEN:
+        dispatch[_code[0]] = load_forbidden
 
 
 def _unpickle(file):
@@ -246,7 +365,9 @@ def read_pth(path: str) -> dict:
     """
     with _damage_is_named(path, 'PyTorch file'):
         state, storages = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        found = {}
+        found, tensors = {}, [t for t in _unwrap(state).values() if isinstance(t, Tensor)]
+        items = ((_size(t.shape), storages[t.storage].itemsize) for t in tensors)
+        _check_unpacked(path, sum(size * bytes_each for size, bytes_each in items))
         for name, value in _unwrap(state).items():
             value = value.array(storages) if isinstance(value, Tensor) else plain(value)
             if isinstance(value, np.ndarray):
@@ -261,10 +382,13 @@ def _damage_is_named(path, kind):
     """Turns what readers raise on a damaged file into a ValueError that names the file."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f'{os.path.abspath(path)}: {error}') from None
-    except BROKEN as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {error!r}') from None
+    except ValueError as error:
+        raise ValueError(f'{os.path.abspath(path)}: {str(error)[:MESSAGE]}') from None
+    except BROKEN as error:
+        text = repr(error)[:MESSAGE]
+        raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {text}') from None
 
 
 def _unwrap(state):
@@ -274,15 +398,28 @@ def _unwrap(state):
     return state if isinstance(state, dict) else {}
 
 
-def _read_member(archive, name):
-    """The bytes of a file in a zip; ValueError where they would be many more than are stored, as
-    of a file made to fill the memory."""
-    info = archive.getinfo(name)
-    if info.file_size > max(SMALL, MOST_RATIO * info.compress_size):
-        raise ValueError(
-            f'{name} in it unpacks from {info.compress_size} to {info.file_size} bytes'
-        )
-    return archive.read(name)
+def _read_members(path, archive, names):
+    """Yields the bytes of files in a zip, one after the other.
+
+    Raises:
+      ValueError: they would be many more than are stored; another method than numpy and torch use,
+      whose reader in Python unpacks more than it is told to.
+    """
+    infos = [archive.getinfo(name) for name in names]
+    for info in infos:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f'{info.filename} in it is packed by method {info.compress_type}')
+        if info.file_size > max(SMALL, MOST_RATIO * info.compress_size):
+            raise ValueError(
+                f'{info.filename} in it unpacks from {info.compress_size} to {info.file_size} bytes'
+            )
+    _check_unpacked(path, sum(info.file_size for info in infos))
+    for info in infos:
+        with archive.open(info) as file:
+            data = file.read(info.file_size)  # read() would unpack beyond this size
+        if len(data) < info.file_size:
+            raise EOFError(f'{info.filename} in it breaks off')
+        yield data
 
 
 def _read_zip(path):
@@ -292,13 +429,23 @@ def _read_zip(path):
         if not pickles:
             raise ValueError('a zip without data.pkl is no PyTorch file')
         root = pickles[0][: -len('data.pkl')]
-        unpickler = TensorUnpickler(io.BytesIO(_read_member(archive, pickles[0])))
+        _check_order(archive, f'{root}byteorder')
+        unpickler = TensorUnpickler(io.BytesIO(*_read_members(path, archive, pickles[:1])))
         state = unpickler.load()
-        storages = {}
-        for key in {t.storage for t in _unwrap(state).values() if isinstance(t, Tensor)}:
-            data = _read_member(archive, f'{root}data/{key}')
-            storages[key] = np.frombuffer(data, unpickler.types[key])
+        keys = sorted({t.storage for t in _unwrap(state).values() if isinstance(t, Tensor)})
+        members = _read_members(path, archive, [f'{root}data/{key}' for key in keys])
+        storages = {k: np.frombuffer(data, unpickler.types[k]) for k, data in zip(keys, members)}
     return state, storages
+
+
+def _check_order(archive, name):
+    """ValueError where a file says that its numbers are of a big-endian machine (since torch
+    2.1)."""
+    if name in archive.namelist():
+        with archive.open(name) as file:
+            order = file.read(16)
+        if order != b'little':
+            raise ValueError(f'byte order {order!r}, expected little')
 
 
 def _read_legacy(path):
@@ -307,7 +454,9 @@ def _read_legacy(path):
         if _unpickle(f) != LEGACY_MAGIC:
             raise ValueError('it does not start as a PyTorch file')
         _unpickle(f)  # the protocol's version
-        _unpickle(f)  # sizes of the writing machine's types
+        machine = _unpickle(f)  # sizes of its types
+        if isinstance(machine, dict) and not machine.get('little_endian', True):
+            raise ValueError('numbers of a big-endian machine')
         unpickler = TensorUnpickler(f)
         state = unpickler.load()
         storages = {}
@@ -335,18 +484,38 @@ def read_mindspore(path: str) -> dict:
             if field != 1:
                 continue
             entry = dict(_fields(value))
-            name = bytes(entry[1]).decode()
+            name = _decoded(entry[1])
             tensor = list(_fields(entry[2]))
-            kind = bytes([v for k, v in tensor if k == 2][0]).decode()
+            kind = _decoded([v for k, v in tensor if k == 2][0])
+            if kind not in MINDSPORE_TYPES:
+                raise ValueError(f'{name} is of type {kind[:40]!r}, no number that is known here')
             dtype = np.dtype(MINDSPORE_TYPES[kind])
             shapes[name] = [d for k, v in tensor if k == 1 for d in _dimensions(v)]
             content = next((v for k, v in tensor if k == 3), b'')
             pieces.setdefault(name, []).append(np.frombuffer(content, dtype))
-        return {n: np.concatenate(p).reshape(shapes[n]) for n, p in pieces.items()}
+        if not pieces:
+            raise ValueError('there are no arrays in it')
+        return {n: _joined(p, shapes[n], n) for n, p in pieces.items()}
+
+
+def _joined(pieces, shape, name):
+    flat = np.concatenate(pieces)
+    if flat.size != _size(shape):
+        raise ValueError(f'{name} of shape {shape} has {flat.size} numbers')
+    return flat.reshape(shape)
+
+
+def _decoded(value):
+    """The text of a field of bytes; bytes() of a number would be as many zeros."""
+    if isinstance(value, int):
+        raise ValueError('a number where a text is expected')
+    return bytes(value).decode()
 
 
 def _fields(data):
     """(number, int or memoryview) of each field of a protobuf message."""
+    if isinstance(data, int):
+        raise ValueError('a number where a message is expected')
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
@@ -400,7 +569,7 @@ def read_npy(path: str) -> dict:
         state = plain(_unpickle(f))
         if isinstance(state, np.ndarray) and state.size == 1:
             state = state.item()
-        return _arrays_of(state)
+        return _arrays_of(path, state)
 
 
 def read_pickle(path: str) -> dict:
@@ -411,17 +580,18 @@ def read_pickle(path: str) -> dict:
       ValueError: damaged, or no dict of arrays.
     """
     with open(path, 'rb') as f, _damage_is_named(path, 'dict of arrays'):
-        return _arrays_of(_unwrap(plain(_unpickle(f))))
+        return _arrays_of(path, _unwrap(plain(_unpickle(f))))
 
 
-def _arrays_of(state):
+def _arrays_of(path, state):
     found = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, dict):
-            found.update({f'{name}/{leaf}': x for leaf, x in value.items()})
+            found.update({f'{name}/{leaf}': plain(x) for leaf, x in value.items()})
         else:
-            found[name] = value
-    found = {str(name): x for name, x in found.items() if isinstance(x, np.ndarray)}
+            found[str(name)] = plain(value)
+    found = {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
+    _check_unpacked(path, sum(array.nbytes for array in found.values()))
     if not found:
         raise ValueError('there are no arrays in it')
     return found
@@ -430,6 +600,10 @@ def _arrays_of(state):
 def _read_npy_header(file):
     """(shape, Fortran order, dtype) of an .npy."""
     version = np.lib.format.read_magic(file)
+    start, count = file.tell(), 2 if version == (1, 0) else 4
+    if int.from_bytes(file.read(count), 'little') > HEADER:
+        raise ValueError(f'a header of more than {HEADER} bytes')
+    file.seek(start)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
@@ -439,10 +613,13 @@ def read_npz(path: str) -> dict:
     """{name: array} of an .npz. Raises ValueError where it is damaged or holds objects."""
     found = {}
     with _damage_is_named(path, '.npz'), zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            file = io.BytesIO(_read_member(archive, name))
+        names = archive.namelist()
+        if not names or len(set(names)) < len(names):
+            raise ValueError('there are no arrays in it, or two of one name')
+        for name, data in zip(names, _read_members(path, archive, names)):
+            file = io.BytesIO(data)
             shape, fortran, dtype = _read_npy_header(file)
-            if dtype.hasobject:
+            if dtype.kind not in NUMBERS:
                 raise ValueError(f'{name} in it holds objects, not numbers')
             found[name[: -len('.npy')]] = _array(file.read(), dtype, shape, 'F' if fortran else 'C')
     return found
@@ -451,7 +628,7 @@ def read_npz(path: str) -> dict:
 def read_h5(path: str) -> dict:
     """{'group/dataset': array} of an HDF5 file. Raises ValueError where it is damaged."""
     with open(path, 'rb') as f:
-        return _hdf5(f, path)
+        return _apart('HDF5', _hdf5, f, path)
 
 
 def read_wheel(path: str) -> dict:
@@ -464,22 +641,61 @@ def read_wheel(path: str) -> dict:
         names = [name for name in archive.namelist() if name.endswith('.h5')]
         if len(names) != 1:
             raise ValueError(f'it holds several .h5 files: {names}')
-        return _hdf5(io.BytesIO(_read_member(archive, names[0])), path)
+        return _apart('HDF5', _hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
+
+
+def _apart(kind, read, file, path):
+    """read(file, path) in a process of its own: the libraries of HDF5 and MATLAB files crash on
+    some damaged ones, or do not end."""
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work():
+        try:
+            theirs.send(read(file, path))
+        except Exception as error:
+            theirs.send(error)
+
+    process = context.Process(target=work)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(SECONDS):
+            raise TimeoutError(f'not read in {SECONDS} s')
+        found = ours.recv()
+    except (EOFError, OSError) as error:
+        text = f'its reader gives up ({error!r})'
+        raise ValueError(f'{os.path.abspath(path)} is no readable {kind} file: {text}') from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _hdf5(file, path):
     import h5py  # TensorFlow brings it
 
-    found, size = {}, os.path.getsize(path)
+    found, total = {}, 0
 
     def take(name, item):
-        if isinstance(item, h5py.Dataset):
-            if _size(item.shape) * item.dtype.itemsize > max(SMALL, MOST_RATIO * size):
-                raise ValueError(f'{name} of shape {list(item.shape)} in a file of {size} bytes')
+        nonlocal total
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in NUMBERS:
+            if item.external or item.is_virtual:  # of any file on this machine
+                raise ValueError(f'{name} in it takes its numbers from other files')
+            size = _size(item.shape) * item.dtype.itemsize
+            total += size
+            _check_unpacked(path, total)
+            if size > max(SMALL, MOST_RATIO * os.path.getsize(path)):  # never written: no bytes
+                raise ValueError(f'{name} of shape {list(item.shape)} in a far smaller file')
             found[name] = item[()]
 
     with _damage_is_named(path, 'HDF5 file'), h5py.File(file, 'r') as f:
         f.visititems(take)
+        if not found:
+            raise ValueError('there are no arrays in it')
     return found
 
 
@@ -490,19 +706,78 @@ def read_mat(path: str) -> dict:
     Raises:
       ValueError: damaged, or without these cell arrays.
     """
-    from scipy.io import loadmat
-
     result = {}
-    with _damage_is_named(path, 'MATLAB file'):
-        try:
-            content = loadmat(path)
-        except Exception as error:  # scipy has errors of its own
-            raise ValueError(f'no readable MATLAB file: {error!r}') from None
+    with _damage_is_named(path, 'MATLAB file'), open(path, 'rb') as f:
+        _check_mat(path)
+        content = _apart('MATLAB', _mat, f, path)
         if not {'weights', 'biases'} <= set(content):
             raise ValueError(f'it has {sorted(content)}, expected cell arrays weights and biases')
         for i, (weights, biases) in enumerate(zip(content['weights'][0], content['biases'][0])):
             result[f'weights_{i}'], result[f'biases_{i}'] = weights.transpose(), biases[:, 0]
+        if not result or not all(array.dtype.kind in NUMBERS for array in result.values()):
+            raise ValueError('there are no arrays of numbers in it')
     return result
+
+
+def _mat(file, path):
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(file)
+    except Exception as error:  # scipy has errors of its own
+        raise ValueError(f'no readable MATLAB file: {error!r}') from None
+
+
+def _check_mat(path):
+    """ValueError where the compressed elements of a MATLAB file unpack to far too much."""
+    with open(path, 'rb') as f:
+        head = f.read(MAT_HEADER)
+        order, total = '<' if head[-2:] == b'IM' else '>', 0
+        while True:
+            tag = f.read(8)
+            if len(tag) < 8:
+                break
+            kind, size = struct.unpack(f'{order}II', tag)
+            if kind != MAT_COMPRESSED:
+                data = tag + f.read(min(size, os.path.getsize(path)))
+                _check_elements(memoryview(data), order)
+                f.seek(-size % 8, os.SEEK_CUR)
+                continue
+            unpacker, end, found = zlib.decompressobj(), f.tell() + size, []
+            data = f.read(min(size, SMALL))
+            while data:
+                found.append(unpacker.decompress(data, SMALL))
+                total += len(found[-1])
+                _check_unpacked(path, total)
+                data = unpacker.unconsumed_tail or f.read(min(end - f.tell(), SMALL))
+            _check_elements(memoryview(b''.join(found)), order)
+
+
+def _check_elements(data, order):
+    """ValueError where an element of a MATLAB file says that it is larger than the file; scipy
+    would make room for it."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, size = struct.unpack(f'{order}II', data[at : at + 8])
+        if kind >> 16:  # a small element, of up to four bytes
+            at += 8
+            continue
+        if size > len(data) - at - 8:
+            raise ValueError(f'an element of {size} bytes where {len(data) - at - 8} are left')
+        if kind == MAT_MATRIX:
+            _check_matrix(data[at + 8 : at + 8 + size], order)
+        at += 8 + size + -size % 8
+
+
+def _check_matrix(data, order):
+    """The dimensions, the second of a matrix's elements, and the cells among the others."""
+    if len(data) >= 32:  # else empty
+        size = struct.unpack(f'{order}I', data[20:24])[0]
+        count = min(size, len(data) - 24) // 4
+        shape = struct.unpack(f'{order}{count}i', data[24 : 24 + 4 * count])
+        if _size([max(0, n) for n in shape]) > len(data):
+            raise ValueError(f'an array {list(shape)} in {len(data)} bytes')
+        _check_elements(data[16:], order)
 
 
 def read_checkpoint(prefix: str) -> dict:
@@ -515,7 +790,11 @@ def read_checkpoint(prefix: str) -> dict:
 
     try:
         reader = tf.train.load_checkpoint(prefix)
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        types = reader.get_variable_to_dtype_map()
+        shapes = {n: s for n, s in reader.get_variable_to_shape_map().items() if types[n].size}
+        total = sum(_size(shape) * types[name].size for name, shape in shapes.items())
+        _check_unpacked(prefix, total)
+        return {name: np.asarray(reader.get_tensor(name)) for name in shapes}
     except (tf.errors.OpError, ValueError, *BROKEN) as error:
         raise ValueError(f'{os.path.abspath(prefix)} is no readable checkpoint: {error}') from None
 
@@ -548,7 +827,7 @@ def _newest(path):
     if not os.path.isfile(path):
         return ''
     with open(path, encoding='utf-8', errors='replace') as f:
-        found = re.search(r'^model_checkpoint_path: "(.*)"', f.read(), re.M)
+        found = re.search(r'^model_checkpoint_path: "([^\0\n]*)"', f.read(), re.M)
     return os.path.basename(found.group(1)) if found else ''
 
 
@@ -565,6 +844,12 @@ def read(path: str) -> dict:
         raise FileNotFoundError(
             f'no weights at {os.path.abspath(path)}: expected a file, or the prefix of a '
             'TensorFlow checkpoint'
+        )
+    status = os.stat(path)
+    if 0 < MOST_RATIO * status.st_blocks * 512 < status.st_size:
+        raise ValueError(
+            f'{os.path.abspath(path)} has {status.st_size} bytes, of which the disk holds '
+            f'{status.st_blocks * 512}: a sparse file, made to fill the memory?'
         )
     return _reader(path)(path)
 

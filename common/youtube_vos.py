@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 
 import numpy as np
@@ -49,7 +48,7 @@ def sequences(root: str, split: str = 'train') -> list[str]:
       ValueError: meta.json names videos without a folder, or none.
     """
     folder = resolve(root, split)
-    listed = sorted(_meta(folder)) or _folders(folder)
+    listed = sorted(meta(folder)) or _folders(folder)
     _none(
         sorted(set(listed) - set(_folders(folder))),
         f'videos of {folder}/meta.json without a folder in JPEGImages',
@@ -63,7 +62,13 @@ def _folders(folder):
     return sorted(e.name for e in os.scandir(os.path.join(folder, 'JPEGImages')) if e.is_dir())
 
 
-def _meta(folder):
+def meta(folder: str) -> dict:
+    """{video: {object id: [frames that show it]}} of the meta.json of a split's folder, {} where
+    there is none.
+
+    Raises:
+      ValueError: no such JSON; names that would lead out of the folder.
+    """
     path = os.path.join(folder, 'meta.json')
     return _videos(path, os.stat(path).st_mtime_ns) if os.path.isfile(path) else {}
 
@@ -71,11 +76,23 @@ def _meta(folder):
 @functools.lru_cache(maxsize=4)  # the official train file takes 0.1 s to parse, for every video
 def _videos(path, _changed):
     try:
-        with open(path) as f:
-            videos = json.load(f)['videos'].items()
-        return {k: {int(n): o['frames'] for n, o in v['objects'].items()} for k, v in videos}
+        videos = files.read_json(path)['videos'].items()
+        return {
+            files.plain_name(name, 'videos'): {
+                _object_id(number): [files.plain_name(f, name) for f in item['frames']]
+                for number, item in video['objects'].items()
+            }
+            for name, video in videos
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is no meta.json of YouTube-VOS: {error!r}') from None
+        text = str(error)[:500] or repr(error)
+        raise ValueError(f'{path} is no meta.json of YouTube-VOS: {text}') from None
+
+
+def _object_id(text):
+    if not 0 < int(text) < 255:
+        raise ValueError(f'an object of id {text}, expected 1 .. 254')
+    return int(text)
 
 
 def frames(root: str, name: str, split: str = 'train') -> list[str]:
@@ -111,7 +128,7 @@ def objects(root: str, name: str, split: str = 'train') -> dict:
       ValueError: meta.json names frames that the video does not have.
     """
     folder = resolve(root, split)
-    entry = _meta(folder).get(name)
+    entry = meta(folder).get(name)
     if entry is None:
         result = {}
         for path in masks(root, name, split):

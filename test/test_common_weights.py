@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from scipy.io import savemat
+from weights_files import Global, Storage, TorchPickler, mindspore_entry, write_legacy, write_zip
 
 from common import weights
 
@@ -36,85 +37,6 @@ def same(found, expected=ARRAYS):
     for name, array in expected.items():
         assert found[name].shape == array.shape and found[name].dtype == array.dtype, name
         assert np.array_equal(found[name], array), name
-
-
-# --- written by hand as torch writes -------------------------------------------------------------
-
-
-class Global(tuple):
-    """(module, name) that a pickle asks for."""
-
-
-class Storage(tuple):
-    """(type, key, numbers) of a persistent storage."""
-
-
-KINDS = {
-    'float32': 'FloatStorage',
-    'float64': 'DoubleStorage',
-    'float16': 'HalfStorage',
-    'int64': 'LongStorage',
-    'bool': 'BoolStorage',
-}
-
-
-class TorchPickler(pickle._Pickler):
-    """Writes arrays as torch writes tensors: a call of _rebuild_tensor_v2 on a storage."""
-
-    def __init__(self, file):
-        super().__init__(file, 2)
-        self.storages = {}
-
-    def persistent_id(self, obj):
-        if isinstance(obj, Storage):
-            return ('storage', Global(('torch', obj[0])), obj[1], 'cpu', obj[2])
-        return None
-
-    def save(self, obj, save_persistent_id=True):
-        if isinstance(obj, Global):
-            return self.write(b'c' + f'{obj[0]}\n{obj[1]}\n'.encode())
-        if isinstance(obj, np.ndarray):
-            key = str(len(self.storages))
-            self.storages[key] = obj
-            strides = tuple(s // obj.itemsize for s in obj.strides)
-            self.save(Global(('torch._utils', '_rebuild_tensor_v2')))
-            storage = Storage((KINDS[obj.dtype.name], key, obj.size))
-            self.save((storage, 0, obj.shape, strides, False, {}))
-            return self.write(b'R')
-        return super().save(obj, save_persistent_id)
-
-
-def torch_pickle(state):
-    file = io.BytesIO()
-    pickler = TorchPickler(file)
-    pickler.dump(state)
-    return file.getvalue(), {k: a.tobytes('A') for k, a in pickler.storages.items()}
-
-
-def write_zip(path, state, compression=zipfile.ZIP_STORED):
-    data, storages = torch_pickle(state)
-    with zipfile.ZipFile(str(path), 'w', compression) as archive:
-        archive.writestr('archive/data.pkl', data)
-        for key, content in storages.items():
-            archive.writestr(f'archive/data/{key}', content)
-
-
-def write_legacy(path, state):
-    data, storages = torch_pickle(state)
-    with open(str(path), 'wb') as f:
-        for part in (weights.LEGACY_MAGIC, 1001, {'little_endian': True}):
-            f.write(pickle.dumps(part, 2))
-        f.write(data + pickle.dumps(sorted(storages), 2))
-        sizes = {key: a.size for key, a in zip(storages, arrays_of(state))}
-        for key in sorted(storages):
-            f.write(struct.pack('<q', sizes[key]) + storages[key])
-
-
-def arrays_of(value):
-    if isinstance(value, np.ndarray):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [array for item in items for array in arrays_of(item)]
 
 
 TORCH = {name: array for name, array in ARRAYS.items() if name not in ('foreign', 'nothing')}
@@ -206,27 +128,6 @@ def test_hdf5_and_matlab(tmp_path):
         weights.read(str(tmp_path / 'w.mat'))
 
 
-def varint(n):
-    out = b''
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def mindspore_entry(name, shape, kind, content, packed=False):
-    dims = [field(1, d) for d in shape]
-    if packed:
-        dims = [field(1, b''.join(varint(d) for d in shape))]
-    tensor = b''.join(dims) + field(2, kind) + field(3, content)
-    return field(1, field(1, name) + field(2, tensor))
-
-
 def test_mindspore_pieces_and_packed_shapes(tmp_path):
     array = DRAW.randn(300, 2).astype(np.float32)
     data = array.tobytes()
@@ -238,10 +139,10 @@ def test_mindspore_pieces_and_packed_shapes(tmp_path):
     )
     same(weights.read(str(path)), {'a': array, 'b': array})
     path.write_bytes(mindspore_entry(b'a', (3, 2), b'Float32', data))
-    with pytest.raises(ValueError, match='w.ckpt: cannot reshape'):
+    with pytest.raises(ValueError, match=r'w.ckpt: a of shape \[3, 2\] has 600 numbers'):
         weights.read(str(path))
     path.write_bytes(mindspore_entry(b'a', (300, 2), b'Text', data))
-    with pytest.raises(ValueError, match='w.ckpt is no readable MindSpore checkpoint'):
+    with pytest.raises(ValueError, match="w.ckpt: a is of type 'Text', no number"):
         weights.read(str(path))
     path.write_bytes(b'\n' + b'\xff' * 2_000_000)  # a number without end
     with pytest.raises(ValueError, match='more than 64 bits'):
@@ -330,13 +231,14 @@ def test_damaged_files_are_one_error_that_names_them(tmp_path, name):
     path = tmp_path / name
     data, draw = path.read_bytes(), np.random.RandomState(1)
     assert weights.read(str(path))
-    for size in [*range(0, 40, 3), *draw.randint(40, len(data), 40).tolist(), len(data) - 1]:
+    count = 12 if name == 'w.h5' else 40  # each in a process of its own
+    for size in [*range(0, 40, 3), *draw.randint(40, len(data), count).tolist(), len(data) - 1]:
         path.write_bytes(data[:size])
         if name == 'w.mat' and size == len(data) - 1:
             continue  # padding of the last cell
         with pytest.raises(ValueError, match=name.replace('.', r'\.')):
             weights.read(str(path))
-    for _ in range(60):
+    for _ in range(3 * count // 2):
         broken = bytearray(data)
         broken[draw.randint(len(data))] ^= 1 << draw.randint(8)
         path.write_bytes(broken)
@@ -485,7 +387,8 @@ def test_tensors_stay_within_their_storage(tmp_path):
         with zipfile.ZipFile(str(path), 'w') as archive:
             archive.writestr('a/data.pkl', data)
             archive.writestr('a/data/0', base.tobytes())
-        with pytest.raises(ValueError, match=r'w.pth: tensor .* does not fit in its storage of 4'):
+        message = r'w.pth: (tensor .* does not fit in its storage of 4|arrays of \d+ bytes in)'
+        with pytest.raises(ValueError, match=message):
             weights.read(str(path))
 
 
@@ -539,9 +442,10 @@ def test_huge_shapes_in_npz(tmp_path):
 
 
 def test_pickles_cannot_ask_for_a_large_table(tmp_path):
+    """Python's unpickler in C would make a table of 2**31 objects."""
     for put in (b'r' + struct.pack('<I', 2**31), b'p2147483648\n'):
         (tmp_path / 'w.pkl').write_bytes(b'\x80\x02}' + put + b'.')
-        with pytest.raises(ValueError, match='w.pkl: object 2147483648 in a pickle of'):
+        with pytest.raises(ValueError, match='w.pkl: there are no arrays in it'):
             weights.read(str(tmp_path / 'w.pkl'))
 
 

@@ -132,6 +132,16 @@ def test_flags_folders_and_log_of_a_run(collection, stub, tmp_path):
     assert '--case=perf' in bash(performance, cwd=tmp_path, python=stub)[1]
 
 
+def test_values_that_mean_something_to_a_shell(collection, stub, tmp_path):
+    """They reach the program as they are; nothing of them is run."""
+    values = ['$(touch x)', '`touch x`', ';touch x', "o'clock", 'say "x"', 'two\nlines', '*', '-rf']
+    flags = [f'--data_path={value}' for value in values]
+    for script in ('OSVOS/test/train_full_1p.sh', 'test/train_full_1p.sh'):
+        status, text = bash(collection / script, *flags, cwd=tmp_path, python=stub)
+        assert status == 0 and ' '.join(flags) in text, text
+    assert sorted(os.listdir(str(tmp_path))) == ['bin', 'collection']
+
+
 def test_a_finished_run_is_moved_aside_and_an_unfinished_one_stays(collection, stub, tmp_path):
     script = collection / 'OSVOS' / 'test' / 'train_full_1p.sh'
     output = collection / 'OSVOS' / 'test' / 'output'
