@@ -96,8 +96,7 @@ def play(run: session.Session, scribbles: dict) -> np.ndarray:
     frames = robot.annotated_frames(scribbles)
     if not frames:
         return run.masks
-    strokes = robot.rasterize([scribbles['scribbles'][frames[0]]], run.cells)[0]
-    return run.play(strokes, frames[0])
+    return run.play(scribbles['scribbles'][frames[0]], frames[0])
 
 
 def evaluate_sample(

@@ -8,6 +8,7 @@ quarter of the image's rows and columns.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable
 
 import cv2
@@ -17,6 +18,8 @@ import tensorflow.compat.v1 as tf
 from common import weights
 
 from . import cli, matching, model, npu
+
+RESIDENT = 2**30  # bytes of a video's embeddings in memory: 100 frames at 480x854
 
 
 def cells_of(size) -> tuple[int, int]:
@@ -160,20 +163,37 @@ def untrained_head(checkpoint: str) -> str:
 def embed_video(network: Network, cfg, frames: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Embeddings float32 [h, w, C] of frames uint8 [H, W, 3] BGR: 10 MB a frame at 480x854.
 
+    What is beyond RESIDENT lies in a temporary file ($TMPDIR), which ends with the last array.
+
     Raises:
-      ValueError: no frames.
+      ValueError: no frames. OSError: no room for the file.
     """
-    found, pending = [], []
+    found, size = [], 0
+    with tempfile.TemporaryFile(prefix='manet-embeddings-') as file:
+        for embedding in _embed_frames(network, cfg, frames):
+            size += embedding.nbytes
+            if size <= RESIDENT:
+                found.append(embedding)
+            else:
+                file.write(embedding.tobytes())
+        if not size:
+            raise ValueError('a video without frames')
+        file.flush()
+        if size > RESIDENT:
+            rest = size // embedding.nbytes - len(found)
+            found += list(np.memmap(file, np.float32, 'r', shape=(rest, *embedding.shape)))
+    return found
+
+
+def _embed_frames(network, cfg, frames):
+    pending = []
     for frame in frames:
         pending.append(resize_frame(frame, cfg))
         if len(pending) == cfg.test_batch:
-            found += list(network.embed(np.stack(pending)))
+            yield from network.embed(np.stack(pending))
             pending = []
     for image in pending:
-        found += list(network.embed(image[None]))
-    if not found:
-        raise ValueError('a video without frames')
-    return found
+        yield from network.embed(image[None])
 
 
 def network_size(height: int, width: int, cfg) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 (Caelles et al. 2018, The 2018 DAVIS Challenge, section 4; MANet section 4).
 
 Own code after the published description; the package davisinteractive (GPL) is not used. A stroke
-is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time': ms}; scribbles are
+is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time': ms}, here also
+'width': a share of the frame's height, 0 or absent for a line one pixel wide; scribbles are
 {'sequence': name, 'scribbles': [[stroke, ...] of every frame]}.
 """
 
@@ -31,9 +32,21 @@ def rasterize(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
         for stroke in strokes:
             path = np.asarray(stroke['path'], np.float64).reshape(-1, 2)
             path = (path * (width - 1, height - 1)).astype(int)
+            thickness = int(round(stroke.get('width', 0) * height))
+            if thickness > 1:
+                labels[_thick_line(path, thickness, (height, width))] = stroke['object_id']
+                continue
             for x, y in bresenham(path):
                 labels[y, x] = stroke['object_id']
     return result
+
+
+def _thick_line(path, thickness, shape):
+    """bool [H, W] of a path int [n, 2] drawn `thickness` px wide with round ends."""
+    drawn = np.zeros(shape, np.uint8)
+    for start, end in zip(path, path[1:] if len(path) > 1 else path):
+        cv2.line(drawn, tuple(map(int, start)), tuple(map(int, end)), 1, thickness)
+    return drawn > 0
 
 
 def bresenham(path: np.ndarray):
@@ -103,8 +116,12 @@ def check(found: dict, name: str = 'scribbles') -> None:
                 raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
             if not ((path >= 0) & (path <= 1)).all():
                 raise ValueError(f'{name}: frame {t}: a path outside 0..1')
-            if not isinstance(stroke['object_id'], int) or stroke['object_id'] < 0:
-                raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
+            number, width = stroke['object_id'], stroke.get('width', 0)
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise ValueError(f'{name}: frame {t}: object_id {number!r}')
+            plain = isinstance(width, (int, float)) and not isinstance(width, bool)
+            if not plain or not 0 <= width <= 1:
+                raise ValueError(f'{name}: frame {t}: width {width!r} is no share of the height')
 
 
 def annotated_frames(found: dict) -> list[int]:
