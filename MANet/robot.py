@@ -32,21 +32,15 @@ def rasterize(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
         for stroke in strokes:
             path = np.asarray(stroke['path'], np.float64).reshape(-1, 2)
             path = (path * (width - 1, height - 1)).astype(int)
-            thickness = int(round(stroke.get('width', 0) * height))
-            if thickness > 1:
-                labels[_thick_line(path, thickness, (height, width))] = stroke['object_id']
-                continue
+            line = np.zeros((height, width), np.uint8)
             for x, y in bresenham(path):
-                labels[y, x] = stroke['object_id']
+                line[y, x] = 1
+            radius = stroke.get('width', 0) * height / 2
+            if radius > 1:  # all that is nearer to the line
+                away = cv2.distanceTransform(1 - line, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                line = away < radius
+            labels[line > 0] = stroke['object_id']
     return result
-
-
-def _thick_line(path, thickness, shape):
-    """bool [H, W] of a path int [n, 2] drawn `thickness` px wide with round ends."""
-    drawn = np.zeros(shape, np.uint8)
-    for start, end in zip(path, path[1:] if len(path) > 1 else path):
-        cv2.line(drawn, tuple(map(int, start)), tuple(map(int, end)), 1, thickness)
-    return drawn > 0
 
 
 def bresenham(path: np.ndarray):
@@ -114,10 +108,10 @@ def check(found: dict, name: str = 'scribbles') -> None:
                 path = np.zeros(0)
             if path.ndim != 2 or path.shape[1] != 2 or not len(path):
                 raise ValueError(f'{name}: frame {t}: a path is [[x, y], ...]')
-            if not ((path >= 0) & (path <= 1)).all():
+            if not np.isfinite(path).all() or path.min() < 0 or path.max() > 1:
                 raise ValueError(f'{name}: frame {t}: a path outside 0..1')
             number, width = stroke['object_id'], stroke.get('width', 0)
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 255:
                 raise ValueError(f'{name}: frame {t}: object_id {number!r}')
             plain = isinstance(width, (int, float)) and not isinstance(width, bool)
             if not plain or not 0 <= width <= 1:

@@ -735,11 +735,13 @@ def content_policy(page: str) -> str:
     )
 
 
-class _Quiet(WSGIRequestHandler):
+class QuietHandler(WSGIRequestHandler):
+    """Requests are no events for the terminal."""
+
     timeout = 60  # s that a connection may be silent
 
     def log_request(self, *args):
-        """Prints nothing: a request is no event for the terminal, and its path has the token."""
+        """Prints nothing: a path has the token in it."""
 
     def log_error(self, *args):
         """Prints nothing: a browser opens connections in advance, which time out."""
@@ -781,7 +783,7 @@ def run(network, cfg, clip, args, output_path: str, facts: dict, first: First) -
         port, token = sock.getsockname()[1], secrets.token_urlsafe(24)
         app = application(work, token, port)
         server = make_server(
-            HOST, port, app, threaded=True, request_handler=_Quiet, fd=sock.fileno()
+            HOST, port, app, threaded=True, request_handler=QuietHandler, fd=sock.fileno()
         )
         server.daemon_threads = True
         with contextlib.closing(server.socket):
