@@ -1,6 +1,6 @@
 """A headless Chromium for tests of pages, by the W3C WebDriver protocol: JSON over HTTP to
-Debian's chromedriver, so that no package is needed. An end of a WebDriver call that failed raises
-RuntimeError with the browser's message."""
+Debian's chromedriver, so that no package is needed (Selenium's for Python 3.7 does not install
+everywhere). A call that fails raises RuntimeError with the browser's message."""
 
 from __future__ import annotations
 
@@ -89,6 +89,10 @@ class Browser:
         """Writes what the window shows as a PNG."""
         with open(path, 'wb') as file:
             file.write(base64.b64decode(_get(f'{self.url}/screenshot')))
+
+    def log(self) -> list[str]:
+        """Warnings and errors of the console."""
+        return [each['message'] for each in self.call('se/log', type='browser')]
 
     def look(self, width: int, height: int, dark: bool = False) -> None:
         """Sets the window's size in px and the color scheme that the page is told."""
