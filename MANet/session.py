@@ -58,9 +58,10 @@ def resize_logits(logits: np.ndarray, size) -> np.ndarray:
 
 
 def rough_region(strokes: np.ndarray, radius: int) -> np.ndarray:
-    """Strokes int32 [h, w] of a first round with background, 0, wherever it is far from any: beyond
-    `radius` cells around their box, whose last row and column count as outside (test.py)."""
-    rows, columns = np.nonzero(strokes != -1)
+    """Strokes int32 [h, w] of a first round with background, 0, wherever it is far from any object:
+    beyond `radius` cells around their box, whose last row and column count as outside (test.py,
+    whose first rounds have no strokes on the background)."""
+    rows, columns = np.nonzero(strokes > 0)
     if not len(rows):  # lost when they were resized
         return strokes
     height, width = strokes.shape
