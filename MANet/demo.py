@@ -2,12 +2,15 @@
 
     python -m MANet.demo --input=clip.mp4 --scribbles=round1.json --checkpoint=run
     python -m MANet.demo --input=frames --mask=first.png --scribbles=round2.json --checkpoint=run
+    python -m MANet.demo --input=clip.mp4 --serve
 
+--serve opens no window but prints the address of a page on this machine to draw and correct on.
 Every --scribbles is one more round: JSON in DAVIS's form ({"scribbles": [strokes of every frame]},
 x and y of 0..1, object_id 0 for background in corrections), JSON of one frame ({"frame": 0,
 "scribbles": [strokes]}), or a PNG of ids named <frame>.png (255: no stroke). A --mask is the first
 round: the first frame keeps it. Writes masks/, overlay.mp4, sheet.png, round<N>.png and
-session.json; --save_state keeps what a later call goes on from with --resume.
+session.json, which has the strokes; --resume plays them again, or goes on from what --save_state or
+the page has kept.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 
 from common import files, masks, videos, weights
 
-from . import cli, inference, pretrained, robot, serve, session
+from . import cli, inference, pretrained, robot, session
 from .config import get_config
 
 SHEET = 16  # images of a round's contact sheet, at most
@@ -188,6 +191,8 @@ def main(argv=None):
     with inference.load(prefix, cfg) as network:
         cli.say_weights(cfg, prefix)
         if args.serve:
+            from . import serve  # here: nothing else needs werkzeug
+
             first = serve.First(rounds, kept, objects)
             serve.run(network, cfg, clip, args, output_path, facts, first)
             return

@@ -712,8 +712,9 @@ def _admit(request, token, hosts):
     if origin != f'http://{host}' and (origin is not None or request.method == 'POST'):
         raise Forbidden('another Origin')
     length = request.headers.get('Content-Length')
-    if length is None and (request.method == 'POST' or 'Transfer-Encoding' in request.headers):
-        raise LengthRequired('a body needs a Content-Length')
+    chunked = 'Transfer-Encoding' in request.headers  # werkzeug would read such a body to its end
+    if chunked or (length is None and request.method == 'POST'):
+        raise LengthRequired('a body needs a Content-Length and comes in one piece')
     if length is not None and (not length.isdigit() or int(length) > LONGEST_BODY):
         raise RequestEntityTooLarge(f'a request has at most {LONGEST_BODY} bytes')
     return '/' + rest

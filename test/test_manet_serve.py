@@ -460,7 +460,9 @@ def test_only_this_machine_is_listened_to_and_paths_come_as_they_are(served):
             assert raw(f'GET /{TOKEN}/state', '') == 403  # no Host
             post = f'Host: {own}\r\nOrigin: http://{own}\r\nContent-Type: application/json\r\n'
             assert raw(f'POST /{TOKEN}/undo', post) == 411
-            assert raw(f'POST /{TOKEN}/undo', post + 'Transfer-Encoding: chunked\r\n') == 411
+            chunked = post + 'Transfer-Encoding: chunked\r\n'
+            assert raw(f'POST /{TOKEN}/undo', chunked) == 411
+            assert raw(f'POST /{TOKEN}/undo', chunked + 'Content-Length: 2\r\n') == 411
             assert raw(f'POST /{TOKEN}/undo', post + f'Content-Length: {10**12}\r\n') == 413
             assert raw(f'GET /{TOKEN}/state', f'Host: {own}\r\nContent-Length: -1\r\n') == 413
         finally:

@@ -330,6 +330,17 @@ def test_strokes_of_a_width():
     assert (point == 0).sum() > 12 and point[10, 15] == 0
 
 
+def test_strokes_on_the_background_leave_the_region_of_a_first_round_as_it_is():
+    labels = np.full((20, 30), -1, np.int32)
+    labels[8:12, 10:15] = 1
+    wanted = session.rough_region(labels, 3)
+    labels[0, 0] = labels[-1, -1] = labels[8, 9] = 0
+    found = session.rough_region(labels, 3)
+    assert found[8, 9] == 0 and wanted[8, 9] == -1
+    found[8, 9] = -1
+    assert np.array_equal(found, wanted)
+
+
 def test_memory_is_bounded(monkeypatch):
     """Of many annotated frames a frame keeps the two answers around it; embeddings beyond a bound
     lie on disk and are the same."""
