@@ -86,6 +86,15 @@ def served(tmp_path):
         yield server.start()
 
 
+@pytest.fixture(scope='module')
+def standing(tmp_path_factory):
+    """A server with one round, for requests that change nothing."""
+    server = Server(tmp_path_factory.mktemp('standing'))
+    with contextlib.closing(server.work):
+        server.start().play((2, both(2)))
+        yield server
+
+
 def both(t):
     return [tiny_manet.stroke(1, t), tiny_manet.stroke(2, t)]
 
@@ -334,11 +343,11 @@ def ask(server, path=f'/{TOKEN}/state', method='GET', data=None, **headers):
     return answer.status_code
 
 
-def test_what_is_asked_rightly_is_answered(served):
-    assert ask(served) == 200 and ask(served, Host=f'localhost:{PORT}') == 200
-    assert ask(served, Origin=OWN) == 200
-    assert ask(served, f'/{TOKEN}/cancel', 'POST', '{}') == 202
-    assert ask(served, f'/{TOKEN}/') == 200 and ask(served, f'/{TOKEN}') == 200
+def test_what_is_asked_rightly_is_answered(standing):
+    assert ask(standing) == 200 and ask(standing, Host=f'localhost:{PORT}') == 200
+    assert ask(standing, Origin=OWN) == 200
+    assert ask(standing, f'/{TOKEN}/cancel', 'POST', '{}') == 202
+    assert ask(standing, f'/{TOKEN}/') == 200 and ask(standing, f'/{TOKEN}') == 200
 
 
 @pytest.mark.parametrize(
@@ -379,8 +388,8 @@ def test_what_is_asked_rightly_is_answered(served):
         ({'data': 'x' * (serve.LONGEST_BODY + 1)}, 413),
     ],
 )
-def test_refused(served, change, status):
-    assert ask(served, **change) == status
+def test_refused(standing, change, status):
+    assert ask(standing, **change) == status
 
 
 @pytest.mark.parametrize(
@@ -403,16 +412,15 @@ def test_refused(served, change, status):
         ({'data': '{}' + ' ' * serve.LONGEST_BODY}, 413),
     ],
 )
-def test_refused_actions(served, change, status):
-    served.play((2, both(2)))
-    change.setdefault('path', f'/{TOKEN}/undo')
-    assert ask(served, method='POST', **{'data': '{}', **change}) == status
-    assert served.state()['played'] == 1
+def test_refused_actions(standing, change, status):
+    request = {'path': f'/{TOKEN}/undo', 'data': '{}', **change}
+    assert ask(standing, method='POST', **request) == status
+    assert standing.state()['played'] == 1
 
 
-def test_every_answer_forbids_what_the_page_does_not_need(served):
+def test_every_answer_forbids_what_the_page_does_not_need(standing):
     for path in ('', 'state', 'frames/0.jpg', 'masks/0.png', 'nothing'):
-        headers = served.get(path).headers
+        headers = standing.get(path).headers
         assert (
             headers['X-Content-Type-Options'] == 'nosniff' and headers['X-Frame-Options'] == 'DENY'
         )
@@ -432,14 +440,14 @@ def test_the_page_is_one_file_that_loads_nothing_and_writes_no_html():
     assert all(len(line) <= 120 for line in page.split('\n')), 'a page is read too'
 
 
-def test_only_this_machine_is_listened_to_and_paths_come_as_they_are(served):
+def test_only_this_machine_is_listened_to_and_paths_come_as_they_are(standing):
     """Over a real socket: no client tidies the path up."""
     with contextlib.closing(serve.listen(0)) as sock:
         host, port = sock.getsockname()
         assert host == '127.0.0.1'
         with pytest.raises(ValueError, match=f'--port={port}: .*--port=0 takes a free one'):
             serve.listen(port)
-        app = serve.application(served.work, TOKEN, port)
+        app = serve.application(standing.work, TOKEN, port)
         server = make_server(
             host, port, app, True, request_handler=serve.QuietHandler, fd=sock.fileno()
         )
