@@ -198,7 +198,7 @@ def main(argv=None):
             return
         frames = videos.progress(videos.Frames(args.input), 'embedding', len(clip.names))
         embeddings = inference.embed_video(network, cfg, frames)
-        run = session.Session(network, cfg, embeddings, clip.size, objects)
+        run = session.Session(network, cfg, embeddings, clip.size, objects, undo=False)
         if kept:
             run.restore(kept)
         play_rounds(run, rounds, args.input, output_path, facts)

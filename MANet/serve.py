@@ -312,11 +312,12 @@ class Work:
         number, what = None, 'round'
         with contextlib.closing(played):
             for each, t, ids in self._watched(played, total, what):
+                png = mask_png(ids)
                 with self.condition:
                     if each != number:
                         number, self.drawn, self.plays = each, {}, self.plays + 1
                         self.told['frame'] = t
-                    self.drawn[t] = ids
+                    self.drawn[t] = png
         with self.condition:
             self.version += 1
             self.drawn = {}
@@ -424,12 +425,10 @@ class Work:
             raise Conflict('the clip is being embedded')
         return self.session
 
-    def mask(self, t: int) -> np.ndarray:
-        """Ids uint8 [H, W] of frame t, those of the round being played where there are any."""
+    def mask(self, t: int) -> bytes:
+        """mask_png() of frame t, that of the round being played where there is one."""
         drawn, run = self.drawn.get(t), self.session
-        if drawn is not None:
-            return drawn
-        return run.masks[t] if run else np.zeros(self.clip.size, np.uint8)
+        return drawn or mask_png(run.masks[t] if run else np.zeros(self.clip.size, np.uint8))
 
     def describe(self) -> dict:
         """What the page shows beside the images. Called with the condition held."""
@@ -452,6 +451,15 @@ class Work:
             'message': self.message,
             'error': self.error,
         }
+
+
+def mask_png(ids: np.ndarray) -> bytes:
+    """PNG of ids uint8 [H, W] in the palette's colors, background transparent."""
+    image = Image.fromarray(ids)
+    image.putpalette(masks.PALETTE.ravel().tolist())
+    data = io.BytesIO()
+    image.save(data, 'PNG', transparency=0, compress_level=1)
+    return data.getvalue()
 
 
 def _with_zero(frames):
@@ -537,11 +545,7 @@ def _known(work, t):
 def show_mask(work, request, t):
     """PNG of a mask in the palette's colors, background transparent."""
     _known(work, t)
-    image = Image.fromarray(work.mask(t))
-    image.putpalette(masks.PALETTE.ravel().tolist())
-    data = io.BytesIO()
-    image.save(data, 'PNG', transparency=0, compress_level=1)
-    return Response(data.getvalue(), mimetype='image/png')
+    return Response(work.mask(t), mimetype='image/png')
 
 
 def play_rounds(work, request):

@@ -168,7 +168,7 @@ class Session:
     embeddings. size: (H, W) of the masks.
     """
 
-    def __init__(self, network, cfg, embeddings: list, size, objects: int):
+    def __init__(self, network, cfg, embeddings: list, size, objects: int, undo: bool = True):
         """A video before its first round.
 
         Args:
@@ -177,6 +177,8 @@ class Session:
           embeddings: of inference.embed_video().
           size: (H, W) of the frames.
           objects: ids are 1..objects.
+          undo: keep what undo() needs, which takes memory: the memories of the round before, and of
+            as many before that as HISTORY allows.
 
         Raises:
           ValueError: an unknown cfg.merge.
@@ -189,7 +191,7 @@ class Session:
         masks = np.zeros((len(embeddings), *self.size), np.uint8)
         masks.flags.writeable = False
         self.state = State(0, (), masks, {}, {}, {})
-        self._history, self._lock = [], threading.Lock()
+        self._undo, self._history, self._lock = undo, [], threading.Lock()
 
     @property
     def masks(self) -> np.ndarray:
@@ -280,10 +282,12 @@ class Session:
             self._lock.release()
 
     def _keep(self, state):
-        """Takes up a state; the one before can be undone, earlier ones as far as HISTORY allows."""
-        if isinstance(state.masks, np.ndarray):
-            state.masks.flags.writeable = False
-        self._history.append(self.state)
+        """Takes up a state. The one before goes to the history, its masks compressed, which makes
+        them a hundredth."""
+        if self._undo:
+            packed = [zlib.compress(mask.tobytes(), 1) for mask in self.masks]
+            self._history.append(self.state._replace(masks=packed))
+        state.masks.flags.writeable = False
         self.state = state
         while len(self._history) > 1 and sum(map(_bytes, self._history[:-1])) > HISTORY:
             del self._history[0]
@@ -304,8 +308,10 @@ class Session:
                 raise ValueError(
                     f'round {self.rounds} cannot be undone: no state before it is kept'
                 )
-            told = self.state.log[-1]
-            self.state = self._history.pop()
+            told, state = self.state.log[-1], self._history.pop()
+            masks = b''.join(map(zlib.decompress, state.masks))
+            masks = np.frombuffer(masks, np.uint8).reshape(self.masks.shape)  # read only
+            self.state = state._replace(masks=masks)
             return told
 
     def add_object(self) -> int:
@@ -410,7 +416,7 @@ class Session:
 
 
 def _bytes(state):
-    return state.masks.nbytes + sum(array.nbytes for array in state.maps())
+    return sum(map(len, state.masks)) + sum(array.nbytes for array in state.maps())
 
 
 class Saved(NamedTuple):

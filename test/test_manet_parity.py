@@ -10,6 +10,7 @@ that alone):
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,13 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
             answers.setdefault('propagate', []).append(found)
             return found
 
-    run = session.Session(Watched(), cfg, e, SIZE, 2)
+    run = session.Session(Watched(), cfg, e, SIZE, 2, undo=False)
     run._mask = lambda logits: None
     masks = [discs(n).astype(np.uint8) for n in range(3)]
 
     class Given(list):
+        flags = types.SimpleNamespace()
+
         def __setitem__(self, t, value):
             pass  # the network's own masks are not used
 

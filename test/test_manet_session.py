@@ -170,15 +170,22 @@ def test_undo(monkeypatch):
         run.play([stroke(1, t), stroke(2, t)], t)
     told = run.undo()
     assert told['round'] == 3 and told['frame'] == 3 and told['strokes'][0] == stroke(1, 3)
-    assert run.state is states[2] and run.rounds == 2
+    assert np.array_equal(run.masks, states[2].masks) and run.rounds == 2
+    for found, other in zip(run.state.maps(), states[2].maps()):
+        assert found is other
+    with pytest.raises(ValueError, match='read-only'):
+        run.masks[0] = 1
     run.undo(), run.undo()
-    assert run.state is states[0] and not run.masks.any()
+    assert run.rounds == 0 and not run.masks.any() and not list(run.state.maps())
     with pytest.raises(ValueError, match='round 0 cannot be undone'):
         run.undo()
     monkeypatch.setattr(session, 'HISTORY', 0)  # the last one can be undone in any case
     for t in (0, 5, 3):
         run.play([stroke(1, t)], t)
     run.undo()
+    assert not run.can_undo()
+    run = session.Session(run.network, run.cfg, run.embeddings, run.size, 2, undo=False)
+    run.play([stroke(1, 0)], 0)
     assert not run.can_undo()
 
 
