@@ -45,7 +45,7 @@ class Browser:
         """A command of the Chrome DevTools protocol."""
         return self.call('goog/cdp/execute', cmd=command, params=values)
 
-    def wait(self, script: str, seconds: float = 120):
+    def wait(self, script: str, seconds: float = 300):
         """Runs a script until it gives something true, and returns that."""
         end = time.monotonic() + seconds
         while True:
