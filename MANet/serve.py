@@ -167,6 +167,7 @@ class Work:
         self.exporting, self.closed, self.streams = threading.Lock(), False, 0
         self.changes, self.version, self.plays, self.told = 0, 0, 0, {}
         self.message, self.error = '', ''
+        self.begun = False  # what was there before the page is played, or the user has gone on
         self.folder = tempfile.mkdtemp(prefix='manet-page-')
         self.thread = threading.Thread(target=self._work, daemon=True)
 
@@ -278,11 +279,12 @@ class Work:
         until all of it is done."""
         cfg, total = EasyDict(self.cfg), len(self.clip.names)
         cfg.update(test_height=size['height'], test_width=size['set'])
-        saved, rounds = self.first.saved, self.first.rounds
-        objects = self.first.objects
-        if self.session:
+        rounds, saved, objects = self.first
+        if self.begun:
             saved = session.Saved(None, list(self.session.state.log), self.session.count - 1)
             rounds, objects = [], saved.objects
+        elif saved and saved.state and size is not self.sizes[0]:
+            saved = session.Saved(None, list(saved.state.log), saved.objects)
         seconds = measure(self.network, cfg, self.source, objects + 1)
         with self.condition:
             self.seconds = {key: value / size['share'] ** 2 for key, value in seconds.items()}
@@ -292,7 +294,7 @@ class Work:
             frames = self._watched(videos.Frames(self.source), total, 'embedding')
             embeddings = inference.embed_video(self.network, cfg, frames)
             run = session.Session(self.network, cfg, embeddings, self.clip.size, objects)
-            if not self.session:  # else the one before stays until all rounds are played again
+            if not self.begun:  # else the one before stays until all rounds are played again
                 self.session = run
             if saved:
                 self._play(run, run.restore_frames(saved), total * len(saved.rounds))
@@ -305,7 +307,7 @@ class Work:
             raise
         facts = {**self.facts, 'test_height': cfg.test_height, 'test_width': cfg.test_width}
         with self.condition:
-            self.session, self.facts = run, facts
+            self.session, self.facts, self.begun = run, facts, True
 
     def _play(self, run, played, total):
         """Plays (round, frame, mask) to the end, showing the masks."""
@@ -343,6 +345,7 @@ class Work:
         run, total = self._ready(), len(self.clip.names)
 
         def job():
+            self.begun = True
             for each in rounds:
                 frames = run.play_frames(each['strokes'], each['frame'])
                 self._play(run, _with_zero(frames), total)
@@ -385,11 +388,12 @@ class Work:
         found = [size for size in self.sizes if size['height'] == height]
         if not found:
             raise BadRequest(f'height is one of {[size["height"] for size in self.sizes]}')
-        run = self.session
-        drawn = [each['strokes'] for each in run.state.log] if run else []
-        if not run:
-            drawn = [strokes for _, strokes, _ in self.first.rounds]
-        if any(not isinstance(each, list) for each in drawn) or (run and len(drawn) < run.rounds):
+        state = self.session.state if self.begun else self.first.saved and self.first.saved.state
+        drawn = [each['strokes'] for each in state.log] if state else []
+        image = bool(state) and len(drawn) < state.rounds  # of a file without a log
+        if not self.begun:
+            drawn += [strokes for _, strokes, _ in self.first.rounds]
+        if image or any(not isinstance(each, list) for each in drawn):
             raise Conflict('a round was given as an image, which cannot be played in another size')
         self.submit('embedding', lambda: self._embed(found[0]), instead=True)
 

@@ -250,15 +250,21 @@ def test_another_size_plays_the_rounds_again(tmp_path):
         assert server.post('size', {'height': 100}).status_code == 400
 
 
-def test_a_smaller_size_can_be_chosen_while_the_clip_is_embedded(tmp_path):
-    server = Server(tmp_path, test_height=96, test_width=128)
-    go, embed = threading.Semaphore(1), server.network.embed
+def blocked(network):
+    """An event that the network's embedding waits for."""
+    go, embed = threading.Event(), network.embed
 
     def slow(images):
-        assert go.acquire(timeout=60)
+        assert go.wait(60)
         return embed(images)
 
-    server.network.embed = slow
+    network.embed = slow
+    return go
+
+
+def test_a_smaller_size_can_be_chosen_while_the_clip_is_embedded(tmp_path):
+    server = Server(tmp_path, test_height=96, test_width=128)
+    go = blocked(server.network)
     with contextlib.closing(server.work):
         server.work.start()
         body = {'rounds': [{'frame': 0, 'strokes': both(0)}]}
@@ -266,8 +272,7 @@ def test_a_smaller_size_can_be_chosen_while_the_clip_is_embedded(tmp_path):
         assert answer.status_code == 409 and 'being embedded' in answer.get_json()['error']
         assert not server.mask(0).any()
         assert server.post('size', {'height': 72}).status_code == 202
-        for _ in range(9):
-            go.release()
+        go.set()
         server.wait()
         assert server.state()['ready'] and server.work.session.cells == (18, 24)
 
@@ -286,6 +291,19 @@ def test_a_session_is_resumed_from_its_strokes(tmp_path):
         assert [r['frame'] for r in again.state()['rounds']] == [2, 5, 0]
         wanted = alone((2, both(2)), (5, [tiny_manet.stroke(0, 5)]), (0, both(0)))
         assert all(np.array_equal(again.mask(t), wanted[t]) for t in range(FRAMES))
+    arrays = str(tmp_path / 'arrays')
+    session.save(again.work.session, arrays, server.facts)
+    saved = session.read(f'{arrays}.npz', shape, tiny_manet.CELLS, server.facts)
+    assert saved.state
+    large = Server(tmp_path, serve.First([], saved, 2), test_height=96, test_width=128)
+    go = blocked(large.network)
+    with contextlib.closing(large.work):  # the size is changed at once: the rounds are played again
+        large.work.start()
+        large.post('size', {'height': 72})
+        go.set()
+        large.wait()
+        assert large.state()['error'] == '' and large.state()['played'] == 3
+        assert large.work.session.cells == (18, 24) and large.state()['undo']
     fresh = Server(tmp_path)
     with contextlib.closing(fresh.work):
         fresh.start()
