@@ -32,7 +32,7 @@ run_stack() {  # lint and tests with the environment of make_stack
 install_browser() {  # for test_manet_page.py, which is skipped where there is none
   if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then return 0; fi
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    { apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 \
+    { timeout 60 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 \
       apt-get install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || true
   fi
 }
