@@ -6,6 +6,7 @@ Original code: lightas/CVPR2020_MANet (PyTorch). Commands, from the folder above
     python -m MANet.train     --data_path=DAVIS --output_path=run --init_from=coco/model.ckpt
     python -m MANet.evaluate  --data_path=DAVIS --checkpoint=run --output_path=results
     python -m MANet.demo      --input=clip.mp4 --scribbles=round1.json --checkpoint=run
+    python -m MANet.demo      --input=clip.mp4 --serve
     python -m MANet.convert   --source=MANet_davis2017.pdparams --output=published/model.ckpt
     python -m MANet.export    --checkpoint=run --output_path=exported
 

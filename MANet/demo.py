@@ -2,12 +2,15 @@
 
     python -m MANet.demo --input=clip.mp4 --scribbles=round1.json --checkpoint=run
     python -m MANet.demo --input=frames --mask=first.png --scribbles=round2.json --checkpoint=run
+    python -m MANet.demo --input=clip.mp4 --serve
 
+--serve opens no window but prints the address of a page on this machine to draw and correct on.
 Every --scribbles is one more round: JSON in DAVIS's form ({"scribbles": [strokes of every frame]},
 x and y of 0..1, object_id 0 for background in corrections), JSON of one frame ({"frame": 0,
 "scribbles": [strokes]}), or a PNG of ids named <frame>.png (255: no stroke). A --mask is the first
 round: the first frame keeps it. Writes masks/, overlay.mp4, sheet.png, round<N>.png and
-session.json; --save_state keeps what a later call goes on from with --resume.
+session.json, which has the strokes; --resume plays them again, or goes on from what --save_state or
+the page has kept.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +39,18 @@ class Clip(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What a user gives for a round: the frame, strokes int32 [h, w] at the embeddings' size, and
-    the frame's mask uint8 [H, W] where it is known, else None."""
+    """What a user gives for a round: the frame, its strokes as paths or, of an image, int32 [h, w]
+    at the embeddings' size, and the frame's mask uint8 [H, W] where it is known, else None."""
 
     frame: int
-    strokes: np.ndarray
+    strokes: list | np.ndarray
     given: np.ndarray | None
+
+    def highest(self) -> int:
+        """The largest id drawn."""
+        if isinstance(self.strokes, np.ndarray):
+            return int(self.strokes.max())
+        return max(stroke['object_id'] for stroke in self.strokes)
 
 
 def read_clip(source: str, cfg) -> Clip:
@@ -73,9 +81,8 @@ def read_rounds(args, clip: Clip) -> list[Round]:
             continue
         found = robot.read(path, len(clip.names))
         for t in robot.annotated_frames(found):
-            strokes = robot.rasterize([found['scribbles'][t]], clip.cells)[0]
-            result.append(Round(t, strokes, None))
-    if not result:
+            result.append(Round(t, found['scribbles'][t], None))
+    if not result and not args.resume and not args.serve:
         raise ValueError('--scribbles or --mask is needed')
     return result
 
@@ -115,11 +122,11 @@ def count_objects(rounds: list[Round], wanted: int | None, kept: int | None) -> 
     """
     if kept and wanted and wanted != kept:
         raise ValueError(f'--num_objects={wanted}: the resumed session has {kept} objects')
-    drawn = max(int(each.strokes.max()) for each in rounds)
+    drawn = max((each.highest() for each in rounds), default=1)
     objects = kept or wanted or drawn
     if drawn > objects:
         raise ValueError(f'object {drawn}: the video has {objects}')
-    if not kept and rounds[0].strokes.max() < 1:
+    if not kept and rounds and rounds[0].highest() < 1:
         raise ValueError('the first round shows no object, only background: ids are 1, 2, ...')
     return objects
 
@@ -136,87 +143,22 @@ def draw_round(source: str, found: np.ndarray, output_path: str, number: int) ->
     masks.write_image(os.path.join(output_path, f'round{number}.png'), sheet)
 
 
-def read_state(path: str, clip: Clip, facts: dict) -> dict:
-    """What save_state() kept, checked: {name: array}.
-
-    Raises:
-      FileNotFoundError: no such file. ValueError: damaged, or of another video, network or size.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'--resume: no such file: {os.path.abspath(path)}')
-    try:
-        kept = weights.read_npz(path)
-        shape, count = kept['masks'].shape, int(kept['count'])
-        saved = json.loads(kept['facts'].tobytes().decode()) if 'facts' in kept else {}
-        keys = [key.split('/') for key in kept if '/' in key]
-        known = {f'{t}' for t in range(len(clip.names))}
-        usable = kept['masks'].dtype == np.uint8 and kept['masks'].max(initial=0) < count
-        usable = usable and int(kept['rounds']) >= 0 and isinstance(saved, dict)
-        if not usable or any(set(numbers) - known for _, *numbers in keys):
-            raise ValueError('masks, rounds or frames that cannot be')
-        for kind, *numbers in keys:
-            _, _ = kept[f'w/{numbers[0]}'] if kind == 'l' else (0, 0)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f'--resume: {path} breaks off or is not what --save_state wrote ({error})'
-        ) from None
-    if shape != (len(clip.names), *clip.size):
-        raise ValueError(f'--resume: {path} is of another video: masks {list(shape)}')
-    maps = [array for key, array in kept.items() if key[:2] in ('n/', 'l/', 'a/')]
-    if any(array.shape != (*clip.cells, count) for array in maps):
-        raise ValueError(f'--resume: {path} is of another size in the network: --keep_aspect?')
-    changed = sorted(key for key in saved if saved[key] != facts.get(key))
-    if changed:
-        raise ValueError(f'--resume: {path} was made with another {" and ".join(changed)}')
-    return kept
-
-
-def restore(run: session.Session, kept: dict) -> None:
-    """Takes up masks, memories and number of rounds of read_state()."""
-    run.masks, run.rounds = kept['masks'], int(kept['rounds'])
-    for key, array in kept.items():
-        kind, _, frame = key.partition('/')
-        if kind == 'n':
-            run.global_memory[int(frame)] = array
-        elif kind == 'l':
-            number, weight = kept[f'w/{frame}']
-            run.local_memory[int(frame)] = session.LocalMemory(int(number), float(weight), array)
-        elif kind == 'a':
-            t, annotated = map(int, frame.split('/'))
-            run.answers.setdefault(t, {})[annotated] = array
-
-
-def save_state(run: session.Session, path: str, facts: dict) -> None:
-    """Keeps masks, memories, number of rounds and what they were made from."""
-    arrays = {'masks': run.masks, 'rounds': run.rounds, 'count': run.count}
-    arrays['facts'] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    arrays.update({f'n/{t}': memory for t, memory in run.global_memory.items()})
-    for t, memory in run.local_memory.items():
-        arrays[f'l/{t}'] = memory.map
-        arrays[f'w/{t}'] = (memory.round, memory.weight)
-    for t, answers in run.answers.items():
-        arrays.update({f'a/{t}/{annotated}': array for annotated, array in answers.items()})
-    path = path if path.endswith('.npz') else f'{path}.npz'
-    with files.replacing(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
-
-
-def play_rounds(run: session.Session, rounds: list[Round], source: str, output_path: str) -> None:
-    """Plays and draws the rounds; session.json lists them."""
-    log = []
+def play_rounds(
+    run: session.Session, rounds: list[Round], source: str, output_path: str, facts: dict
+) -> None:
+    """Plays and draws the rounds; session.json has all rounds of the session."""
     for frame, strokes, given in rounds:
-        begin = time.monotonic()
         found = run.play(strokes, frame, given)
-        seconds = time.monotonic() - begin
-        log.append({'round': run.rounds, 'frame': frame, 'seconds': seconds})
         draw_round(source, found, output_path, run.rounds)
+        seconds = run.state.log[-1]['seconds']
         print(f'round {run.rounds}, frame {frame}: {seconds:.1f} s', flush=True)
-    files.write_text(os.path.join(output_path, 'session.json'), json.dumps({'rounds': log}))
+    told = json.dumps(session.describe(run, facts))
+    files.write_text(os.path.join(output_path, 'session.json'), told)
 
 
 @cli.program
 def main(argv=None):
-    """Plays every round and draws it."""
+    """Plays every round and draws it, or serves the page."""
     flags = cli.parser(__doc__)
     cli.add_demo_flags(flags)
     add = flags.add_argument
@@ -224,8 +166,10 @@ def main(argv=None):
     add('--mask', help='PNG of the first frame, all of it a first round')
     add('--num_objects', type=cli.positive, help='default: the largest id of the scribbles')
     add('--keep_aspect', action='store_true', help='not squeezed to the size of tests')
-    add('--save_state', help='.npz that --resume goes on from')
-    add('--resume', help='.npz of an earlier call')
+    add('--save_state', help='.npz (and .json) that --resume goes on from')
+    add('--resume', help='.npz or .json of an earlier call, or session.json of the page')
+    add('--serve', action='store_true', help='a page to draw on, at 127.0.0.1')
+    add('--port', type=int, default=8000, help='of --serve; 0: any that is free')
     args = flags.parse_args(argv)
     pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
@@ -238,21 +182,29 @@ def main(argv=None):
     rounds = read_rounds(args, clip)
     size = {name: cfg[name] for name in ('test_height', 'test_width', 'merge')}
     facts = videos.claim_facts(args.input, None, f'{prefix}.index', size)
-    kept = read_state(args.resume, clip, facts) if args.resume else {}
-    objects = count_objects(rounds, args.num_objects, int(kept['count']) - 1 if kept else None)
+    kept, shape = None, (len(clip.names), *clip.size)
+    if args.resume:
+        kept = session.read(args.resume, shape, clip.cells, facts)
+    objects = count_objects(rounds, args.num_objects, kept.objects if kept else None)
     inference.check_memory(len(clip.names), clip.size, objects + 1, cfg)
     output_path = cli.demo_folder(args)
     files.claim(output_path, facts)
     with inference.load(prefix, cfg) as network:
         cli.say_weights(cfg, prefix)
+        if args.serve:
+            from . import serve  # here: nothing else needs werkzeug
+
+            first = serve.First(rounds, kept, objects)
+            serve.run(network, cfg, clip, args, output_path, facts, first)
+            return
         frames = videos.progress(videos.Frames(args.input), 'embedding', len(clip.names))
         embeddings = inference.embed_video(network, cfg, frames)
-        run = session.Session(network, cfg, embeddings, clip.size, objects)
+        run = session.Session(network, cfg, embeddings, clip.size, objects, undo=False)
         if kept:
-            restore(run, kept)
-        play_rounds(run, rounds, args.input, output_path)
+            run.restore(kept)
+        play_rounds(run, rounds, args.input, output_path, facts)
     if args.save_state:
-        save_state(run, args.save_state, facts)
+        session.save(run, args.save_state, facts)
     videos.write_clip(args.input, run.masks, output_path, args.fps)
 
 

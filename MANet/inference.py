@@ -8,6 +8,7 @@ quarter of the image's rows and columns.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable
 
 import cv2
@@ -19,6 +20,7 @@ from common import processes, weights
 from . import cli, matching, model, npu
 
 SHARE = 0.8  # of the free memory that a video may take
+RESIDENT = 2**30  # bytes of a video's embeddings in memory: 100 frames at 480x854
 
 
 def cells_of(size) -> tuple[int, int]:
@@ -162,8 +164,8 @@ def untrained_head(checkpoint: str) -> str:
 
 
 def check_memory(frames: int, size: tuple[int, int], count: int, cfg) -> None:
-    """Refuses a video whose rounds do not fit in the free memory: the embedding, the maps and the
-    mask of every frame are kept, because a round may be of any frame.
+    """Refuses a video whose rounds do not fit in the free memory: the maps and the mask of every
+    frame are kept, and RESIDENT bytes of embeddings, because a round may be of any frame.
 
     Args:
       frames: number of them.
@@ -175,10 +177,10 @@ def check_memory(frames: int, size: tuple[int, int], count: int, cfg) -> None:
       ValueError: with the number of frames that fit.
     """
     height, width = cells_of(network_size(*size, cfg))
-    numbers = height * width * (model.embedding_channels(cfg) + 2 * count)
-    each = 4 * numbers + size[0] * size[1]
+    each = 4 * height * width * 2 * count + size[0] * size[1]  # of maps and masks
+    embedded = 4 * height * width * model.embedding_channels(cfg)  # beyond RESIDENT on disk
     free = processes.free_memory()
-    if free is not None and frames * each > SHARE * free:
+    if free is not None and frames * each + min(frames * embedded, RESIDENT) > SHARE * free:
         raise ValueError(
             f'{frames} frames of {size[1]}x{size[0]} need {frames * each / 1e9:.1f} GB, '
             f'{free / 1e9:.1f} GB are free: {int(SHARE * free / each)} frames fit; a part of the '
@@ -189,20 +191,37 @@ def check_memory(frames: int, size: tuple[int, int], count: int, cfg) -> None:
 def embed_video(network: Network, cfg, frames: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Embeddings float32 [h, w, C] of frames uint8 [H, W, 3] BGR: 10 MB a frame at 480x854.
 
+    What is beyond RESIDENT lies in a temporary file ($TMPDIR), which ends with the last array.
+
     Raises:
-      ValueError: no frames.
+      ValueError: no frames. OSError: no room for the file.
     """
-    found, pending = [], []
+    found, size = [], 0
+    with tempfile.TemporaryFile(prefix='manet-embeddings-') as file:
+        for embedding in _embed_frames(network, cfg, frames):
+            size += embedding.nbytes
+            if size <= RESIDENT:
+                found.append(embedding)
+            else:
+                file.write(embedding.tobytes())
+        if not size:
+            raise ValueError('a video without frames')
+        file.flush()
+        if size > RESIDENT:
+            rest = size // embedding.nbytes - len(found)
+            found += list(np.memmap(file, np.float32, 'r', shape=(rest, *embedding.shape)))
+    return found
+
+
+def _embed_frames(network, cfg, frames):
+    pending = []
     for frame in frames:
         pending.append(resize_frame(frame, cfg))
         if len(pending) == cfg.test_batch:
-            found += list(network.embed(np.stack(pending)))
+            yield from network.embed(np.stack(pending))
             pending = []
     for image in pending:
-        found += list(network.embed(image[None]))
-    if not found:
-        raise ValueError('a video without frames')
-    return found
+        yield from network.embed(image[None])
 
 
 def network_size(height: int, width: int, cfg) -> tuple[int, int]:

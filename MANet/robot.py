@@ -2,7 +2,8 @@
 (Caelles et al. 2018, The 2018 DAVIS Challenge, section 4; MANet section 4).
 
 Own code after the published description; the package davisinteractive (GPL) is not used. A stroke
-is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time': ms}; scribbles are
+is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time': ms}, here also
+'width': a share of the frame's height, 0 or absent for a line one pixel wide; scribbles are
 {'sequence': name, 'scribbles': [[stroke, ...] of every frame]}.
 """
 
@@ -31,8 +32,14 @@ def rasterize(scribbles: list, shape: tuple[int, int]) -> np.ndarray:
         for stroke in strokes:
             path = np.asarray(stroke['path'], np.float64).reshape(-1, 2)
             path = (path * (width - 1, height - 1)).astype(int)
+            line = np.zeros((height, width), np.uint8)
             for x, y in bresenham(path):
-                labels[y, x] = stroke['object_id']
+                line[y, x] = 1
+            radius = stroke.get('width', 0) * height / 2
+            if radius > 1:  # all that is nearer to the line
+                away = cv2.distanceTransform(1 - line, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                line = away < radius
+            labels[line > 0] = stroke['object_id']
     return result
 
 
@@ -105,6 +112,9 @@ def check(found: dict, name: str = 'scribbles') -> None:
                 raise ValueError(f'{name}: frame {t}: a path outside 0..1')
             if not files.is_number(stroke['object_id'], 0, 254, int):
                 raise ValueError(f'{name}: frame {t}: object_id {stroke["object_id"]!r}')
+            width = stroke.get('width', 0)
+            if not files.is_number(width, 0, 1):
+                raise ValueError(f'{name}: frame {t}: width {width!r} is no share of the height')
 
 
 def annotated_frames(found: dict) -> list[int]:

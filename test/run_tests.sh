@@ -29,6 +29,14 @@ run_stack() {  # lint and tests with the environment of make_stack
   "$PYTHON" -m pytest -n "$(( cores > 4 ? 4 : cores ))" --dist loadfile "$@"
 }
 
+install_browser() {  # for test_manet_page.py, which is skipped where there is none
+  if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then return 0; fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { timeout 60 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 \
+      apt-get install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || true
+  fi
+}
+
 find_version() {  # $1: 3.7
   local path
   for path in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python "/usr/bin/python$1"; do
@@ -46,6 +54,7 @@ if [ "${1:-}" = --all-stacks ]; then
   shift
   reference=$(find_version 3.7)
   newcomer=$(find_version 3.11)
+  install_browser
   # The second environment is made while the first stack is tested: that waits for downloads, not for the processor.
   ( PYTHON=$newcomer VENV="$PWD/.venv-3.11" make_stack ) &
   making=$!

@@ -10,6 +10,7 @@ that alone):
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
 
 import numpy as np
@@ -91,15 +92,20 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
             answers.setdefault('propagate', []).append(found)
             return found
 
-    run = session.Session(Watched(), cfg, e, SIZE, 2)
+    run = session.Session(Watched(), cfg, e, SIZE, 2, undo=False)
     run._mask = lambda logits: None
     masks = [discs(n).astype(np.uint8) for n in range(3)]
 
     class Given(list):
+        flags = types.SimpleNamespace()
+
         def __setitem__(self, t, value):
             pass  # the network's own masks are not used
 
-    run.masks = Given(masks)
+        def copy(self):
+            return self
+
+    run.state = run.state._replace(masks=Given(masks))
     original = session.rough_region
     session.rough_region = lambda labels, reach: labels  # the recorder gives strokes as they are
     try:
@@ -114,7 +120,7 @@ def test_three_rounds_equal_the_official_ones(recorded, network):
                 assert relative(logits, theirs) < 1e-3, (number, t)
             memory = recorded[f'memory{number}']
             for t in range(3):
-                assert np.abs(run.global_memory[t] - memory[t]).max() < 1e-4, (number, t)
+                assert np.abs(run.state.global_memory[t] - memory[t]).max() < 1e-4, (number, t)
     finally:
         session.rough_region = original
 

@@ -377,6 +377,13 @@ def test_demo_in_rounds(run, clip, tmp_path, fails):
     for path in sorted((out / 'masks').iterdir()):
         resumed = masks.read_mask(str(tmp_path / 'b' / 'masks' / path.name))
         assert np.array_equal(resumed, masks.read_mask(str(path)))
+    played = [*flags, f'--input={clip}', f'--resume={out}/session.json']  # the strokes alone
+    assert demo.main([*played, f'--output_path={tmp_path}/c']) == 0
+    assert demo.main([*rest, f'--resume={tmp_path}/half.json']) == 0  # its arrays beside it
+    for path in sorted((out / 'masks').iterdir()):
+        for folder in ('b', 'c'):
+            resumed = masks.read_mask(str(tmp_path / folder / 'masks' / path.name), True)
+            assert np.array_equal(resumed, masks.read_mask(str(path), True))
     message = fails(demo, *rest, '--num_objects=3')
     assert '--num_objects=3: the resumed session has 2 objects' in message
     more = scribbles(tmp_path / '3.json', 4, f1=[(3, 0, 0, 1, 1)])
