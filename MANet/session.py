@@ -15,6 +15,7 @@ import json
 import os
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
