@@ -545,6 +545,7 @@ def _arrays(path):
         frames = {str(t) for t in range(len(kept['masks']))}
         usable = kept['masks'].dtype == np.uint8 and kept['masks'].max(initial=0) < count
         usable = usable and int(kept['rounds']) >= 0 and isinstance(_plain(kept, 'facts', {}), dict)
+        usable = usable and isinstance(_plain(kept, 'log', []), list)
         if not usable or any(set(numbers) - frames for _, *numbers in keys):
             raise ValueError('masks, rounds or frames that cannot be')
         for kind, *numbers in keys:

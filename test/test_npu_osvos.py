@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
-from npu_standin import control_flow, load_fixture, write_table  # noqa: F401 (pytest finds the fixture here)
+from npu_standin import control_flow, load_fixture, write_table  # noqa: F401 (a fixture)
 
 from common import weights
 from OSVOS import backbone, cli, config, evaluate, npu, online, train

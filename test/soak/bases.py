@@ -804,12 +804,9 @@ def make_state(folder: str) -> list[str]:
 
 def read_state(path: str, damaged: bool) -> None:
     """A state that a session takes up."""
-    from MANet import demo, session
+    from MANet import session
 
-    clip = demo.Clip([f'{t:05d}' for t in range(FRAMES)], (H, W), (9, 12))
-    kept = demo.read_state(path, clip, {'a': 1})
-    run = session.Session.__new__(session.Session)
-    run.global_memory, run.local_memory, run.answers = {}, {}, {}
-    demo.restore(run, kept)
-    expect(run.masks.dtype == np.uint8 and run.masks.max() < int(kept['count']), 'masks')
-    expect(set(run.global_memory) | set(run.answers) <= set(range(FRAMES)), 'frames')
+    kept = session.read(path, (FRAMES, H, W), (9, 12), {'a': 1})
+    state = kept.state
+    expect(state.masks.dtype == np.uint8 and state.masks.max() <= kept.objects, 'masks')
+    expect(set(state.global_memory) | set(state.answers) <= set(range(FRAMES)), 'frames')
