@@ -85,8 +85,8 @@ def copy_collection(folder: Path) -> None:
             shutil.copy(str(ROOT / name), str(folder / name))
 
 
-def lay_out(folder: Path, sample: Path) -> None:
-    """The names that the READMEs use, of drawn data."""
+def lay_out(folder: Path, sample: Path) -> str:
+    """The names that the READMEs use, of drawn data; returns the box of the clip's object."""
     import cv2
 
     for name, target in (
@@ -110,6 +110,7 @@ def lay_out(folder: Path, sample: Path) -> None:
     first = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
     first = cv2.resize(first, (width, height), interpolation=cv2.INTER_NEAREST)
     cv2.imwrite(str(folder / 'first.png'), 255 * (first > 0).astype('uint8'))
+    box = ','.join(map(str, cv2.boundingRect((first > 0).astype('uint8'))))
     (folder / 'masks').symlink_to(sample / 'DAVIS' / 'Annotations' / '480p')
     for number, name in enumerate(('round1', 'round2', 'fix')):
         path = [[0.4, 0.5], [0.5, 0.5], [0.6, 0.55]]
@@ -124,6 +125,7 @@ def lay_out(folder: Path, sample: Path) -> None:
         vot[sequence.name] = dict(img_names=frames, gt_rect=boxes, width=size[1], height=size[0])
         (folder / sequence.name).symlink_to(sequence)
     (folder / 'VOT2018.json').write_text(json.dumps(vot))
+    return box
 
 
 def run(command: str, folder: Path) -> tuple:
@@ -139,7 +141,7 @@ def run(command: str, folder: Path) -> tuple:
 def run_card(name: str, folder: Path, sample: Path) -> int:
     """Runs a README's commands in `folder`; the number that failed."""
     copy_collection(folder)
-    lay_out(folder, sample)
+    box = lay_out(folder, sample)
     path = ROOT / name if name.endswith('.md') else ROOT / name / 'README.md'
     failed = 0
     smoke = re.compile(r'\.train (?!.*--preset).*--output_path=run\b')  # others need its result
@@ -149,7 +151,7 @@ def run_card(name: str, folder: Path, sample: Path) -> int:
         if why:
             print(f'{name}: left out ({why}): {command}', flush=True)
             continue
-        changed = change(command)
+        changed = change(command).replace('--box=300,100,60,80', f'--box={box}')
         for made in MADE_OF:
             path = folder / made
             if f'--output_path={made} ' in changed and path.is_symlink():
