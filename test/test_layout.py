@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import readme_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ['OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet']
@@ -66,6 +67,7 @@ COMMON = {'__init__', 'files', 'davis', 'youtube_vos', 'coco', 'videos', 'masks'
 COMMON |= {'processes', 'metrics', 'bitplanes', 'stability', 'plots', 'report'}
 TOP = {
     'README.md',
+    'README_CN.md',
     'requirements.txt',
     'env.sh',
     'LICENSE',
@@ -233,6 +235,32 @@ def test_contract(model):
         }
         for name, arguments in signatures.items():
             assert found.get(name) == arguments, (module, name)
+
+
+def test_the_chinese_readme_says_the_same():
+    """As many sections, tables' rows and links, the same commands and numbers in tables."""
+    english, chinese = ((ROOT / name).read_text() for name in ('README.md', 'README_CN.md'))
+    assert readme_commands.commands(english) == readme_commands.commands(chinese)
+    links = [re.findall(r'\]\((?!#)([^)]+)\)', text) for text in (english, chinese)]
+    links = [sorted(set(found) - {'README.md', 'README_CN.md'}) for found in links]
+    assert links[0] == links[1]
+    for pattern in (r'^## ', r'^\|', r'^- ', r'!\['):
+        counts = [len(re.findall(pattern, text, re.M)) for text in (english, chinese)]
+        assert counts[0] == counts[1], pattern
+    rows = [re.findall(r'^\|.*\d\.\d{3}.*$', text, re.M) for text in (english, chinese)]
+    for ours, theirs in zip(*rows):
+        assert re.findall(r'\d\.\d+', ours) == re.findall(r'\d\.\d+', theirs)
+
+
+def test_links_within_the_collection_exist():
+    for path in [*ROOT.glob('*.md'), *ROOT.glob('*/README.md')]:
+        text = path.read_text()
+        for target, anchor in re.findall(r'\]\((?!http)([^)#]*)(#[^)]*)?\)', text):
+            file = (path.parent / target) if target else path
+            assert file.is_file(), f'{path}: {target}'
+            headings = re.findall(r'^#+ (.*)$', file.read_text(), re.M) if anchor else []
+            known = {'#' + re.sub(r'[^\w -]', '', h).lower().replace(' ', '-') for h in headings}
+            assert not anchor or anchor in known, f'{path}: {anchor}'
 
 
 @pytest.mark.parametrize('model', MODELS)
