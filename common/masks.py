@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import struct
+import subprocess
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -460,14 +462,56 @@ def contact_sheet(images: list[np.ndarray], columns: int, width: int) -> np.ndar
 
 
 def write_video(path: str, frames: Iterable[np.ndarray], fps: float = 25) -> int:
-    """Writes uint8 [H, W, 3] BGR frames as MP4 (mp4v); returns their number.
+    """Writes uint8 [H, W, 3] BGR frames as MP4; returns their number.
+
+    H.264, which browsers play, where the system has ffmpeg with libx264; else MPEG-4 part 2, which
+    players do.
 
     Raises:
       OSError: OpenCV cannot write the file. ValueError: no frames, or frames of several sizes.
     """
     path.encode()  # OpenCV crashes on bytes that are no UTF-8: an error here
     with files.replacing(path) as temporary:
-        return _encode(temporary, frames, fps, os.path.abspath(path))
+        count = _encode(temporary, frames, fps, os.path.abspath(path))
+        _as_h264(temporary, count)
+    return count
+
+
+def _as_h264(path, count):
+    """Encodes a video again where ffmpeg is there; where it fails the video stays as it is."""
+    program = shutil.which('ffmpeg')
+    if program is None:
+        return
+    with files.replacing(path) as temporary:
+        shutil.copyfile(path, temporary)  # what is left where ffmpeg writes nothing of use
+        even = 'pad=ceil(iw/2)*2:ceil(ih/2)*2'  # H.264 has no odd sizes
+        options = ['-c:v', 'libx264', '-crf', '18', '-pix_fmt', 'yuv420p', '-vf', even]
+        options += ['-movflags', '+faststart', '-loglevel', 'error', '-y']
+        coded = f'{temporary}.h264.mp4'
+        try:
+            command = [program, '-nostdin', '-i', temporary, *options, coded]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if done.returncode == 0 and os.path.isfile(coded) and _frame_count(coded) >= count:
+                os.replace(coded, temporary)
+        finally:
+            if os.path.exists(coded):
+                os.remove(coded)
+
+
+def _frame_count(path):
+    video = cv2.VideoCapture(path)
+    count = video.get(cv2.CAP_PROP_FRAME_COUNT)
+    video.release()
+    return count
+
+
+def write_animation(path: str, frames: list[np.ndarray], fps: float) -> None:
+    """Writes uint8 [H, W, 3] BGR frames as an endless .webp or .gif, as wide as they are."""
+    images = [Image.fromarray(np.ascontiguousarray(frame[..., ::-1])) for frame in frames]
+    with files.replacing(path) as temporary:
+        images[0].save(
+            temporary, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
+        )
 
 
 def _encode(temporary, frames, fps, path):
@@ -489,9 +533,7 @@ def _encode(temporary, frames, fps, path):
             writer.release()
     if not count:
         raise ValueError(f'no frames for {path}')
-    video = cv2.VideoCapture(temporary)  # its writer says nothing of a full disk
-    written = video.get(cv2.CAP_PROP_FRAME_COUNT)
-    video.release()
+    written = _frame_count(temporary)  # OpenCV's writer says nothing of a full disk
     if written < count:
         raise OSError(f'{path} has {written:.0f} of {count} frames: OpenCV failed, or a full disk')
     return count

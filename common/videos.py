@@ -10,16 +10,19 @@ import glob
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from . import davis, files, masks, metrics, plots, youtube_vos
 from .files import stem
 
+PREVIEW, PREVIEW_RATE, PREVIEW_WIDTH = 4, 10, 320  # s, frames/s and px of preview.webp, .gif
 SHEET = 8  # images of a contact sheet, at least, where there are so many frames
 EVERY = 10  # s between two lines of progress
 
@@ -404,8 +407,8 @@ def write_clip(
     fps: float | None = None,
     draw: Callable = masks.overlay,
 ) -> int:
-    """Writes what a network found in a user's own clip: masks/<frame>.png, overlay.mp4 and
-    sheet.png.
+    """Writes what a network found in a user's own clip: masks/<frame>.png, overlay.mp4,
+    preview.webp and preview.gif of its first PREVIEW seconds, and sheet.png.
 
     Args:
       source: video file or folder of images.
@@ -419,18 +422,31 @@ def write_clip(
     """
     folder = os.path.join(output_path, 'masks')
     os.makedirs(folder, exist_ok=True)
-    kept = []
+    kept, preview = [], []
+    fps = fps or masks.frame_rate(source)
+    every = max(1, round(fps / PREVIEW_RATE))
 
     def drawn():
-        for ids, (name, image) in zip(progress(results, source), masks.read_frames(source)):
+        for i, (ids, (name, image)) in enumerate(
+            zip(progress(results, source), masks.read_frames(source))
+        ):
             masks.write_mask(os.path.join(folder, name + '.png'), ids)
-            yield draw(image, ids)
+            overlay = draw(image, ids)
+            if i % every == 0 and i < PREVIEW * fps:
+                height = max(1, round(overlay.shape[0] * PREVIEW_WIDTH / overlay.shape[1]))
+                size = (PREVIEW_WIDTH, height)
+                preview.append(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA))
+            yield overlay
 
     path = os.path.join(output_path, 'overlay.mp4')
-    count = masks.write_video(path, thinned(drawn(), kept), fps or masks.frame_rate(source))
+    count = masks.write_video(path, thinned(drawn(), kept), fps)
+    for name in ('preview.webp', 'preview.gif'):
+        masks.write_animation(os.path.join(output_path, name), preview, fps / every)
     sheet = masks.contact_sheet(kept, 4, 1280)
     masks.write_image(os.path.join(output_path, 'sheet.png'), sheet)
     print(f'{count} masks, overlay.mp4 and sheet.png are in {os.path.abspath(output_path)}')
+    if shutil.which('ffmpeg') is None:
+        print('overlay.mp4 is MPEG-4 part 2: for browsers install ffmpeg, which makes it H.264')
     return count
 
 

@@ -292,9 +292,10 @@ def test_contact_sheet(image):
         masks.contact_sheet([], 3, 180)
 
 
-def test_video_comes_back_frame_by_frame(tmp_path):
+def test_video_comes_back_frame_by_frame(tmp_path, monkeypatch):
     path = str(tmp_path / 'v.mp4')
     frames = [np.full((48, 64, 3), 40 * i, np.uint8) for i in range(5)]
+    monkeypatch.setattr(masks.shutil, 'which', lambda name: None)
     assert masks.write_video(path, iter(frames), 10) == 5
     back = list(masks.read_frames(path))
     assert [name for name, _ in back] == [f'{i:05d}' for i in range(5)]
@@ -308,6 +309,27 @@ def test_video_comes_back_frame_by_frame(tmp_path):
     assert os.listdir(tmp_path) == ['v.mp4']  # the old one, and nothing half written
     with pytest.raises(OSError, match='cannot write a video'):
         masks.write_video(str(tmp_path / 'no' / 'v.mp4'), frames)
+
+
+@pytest.mark.parametrize('fault', ['', 'exit 1', 'head -c 100 "$from" > "$to"'])
+def test_videos_for_browsers(fault, tmp_path, monkeypatch):
+    """ffmpeg's H.264 takes the place of OpenCV's file where it is whole, and of nothing else."""
+    frames = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(4)]
+    masks.write_video(str(tmp_path / 'coded.mp4'), frames, 25)  # what the stand-in writes
+    program = tmp_path / 'bin' / 'ffmpeg'
+    program.parent.mkdir()
+    work = fault or f'cp {tmp_path}/coded.mp4 "$to"'
+    program.write_text(f'#!/bin/bash\nfrom=$3 to=${{@: -1}}\necho "$*" > {tmp_path}/asked\n{work}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
+    path = tmp_path / 'overlay.mp4'
+    assert masks.write_video(str(path), frames, 10) == 4
+    assert masks.frame_rate(str(path)) == (10 if fault else 25)
+    assert len(list(masks.read_video(str(path)))) == 4
+    assert '-c:v libx264' in (tmp_path / 'asked').read_text()
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {'coded.mp4', 'bin', 'asked', 'overlay.mp4'}
+
 
 
 def test_a_video_whose_end_cannot_be_decoded_is_an_error(tmp_path):

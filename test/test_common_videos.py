@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import files, masks, metrics, videos, youtube_vos
 
@@ -282,7 +283,8 @@ def test_draw(drawn, tmp_path):
     np.testing.assert_array_equal(sheet[:180, :320], expected)
 
 
-def test_write_clip(tmp_path, capsys):
+def test_write_clip(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(videos.shutil, 'which', lambda name: None)
     source = tmp_path / 'clip'
     source.mkdir()
     for t in (1, 2, 10, 9):
@@ -303,7 +305,12 @@ def test_write_clip(tmp_path, capsys):
     assert len(list(masks.read_video(str(output / 'overlay.mp4')))) == 4
     assert masks.frame_rate(str(output / 'overlay.mp4')) == 25
     assert masks.read_image(str(output / 'sheet.png')).shape == (240, 1280, 3)
-    assert f'4 masks, overlay.mp4 and sheet.png are in {output}' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f'4 masks, overlay.mp4 and sheet.png are in {output}' in printed
+    assert 'for browsers install ffmpeg' in printed
+    for name, count in (('preview.webp', 2), ('preview.gif', 2)):  # 25 frames/s, every second one
+        with Image.open(str(output / name)) as preview:
+            assert preview.size == (320, 240) and preview.n_frames == count
 
     def draw(image, ids):
         return np.full_like(image, ids[0, 0] * 10)
