@@ -23,6 +23,7 @@ from . import masks
 
 COLORS = ('#2f6fb4', '#cf5a2e', '#2e8b57', '#8e55b3', '#a87f10', '#c2487a', '#2c8f96', '#707070')
 LOG_FROM = 50  # largest over smallest value from which an axis is logarithmic
+CROWDED = 4  # lines in a plot, from which on J and F have one each
 LETTER = 6.2  # px, width of a letter of a plot's texts, about
 PROGRESS = 'progress.jsonl'  # of a run's folder, an object a progress line
 PANELS = {  # what progress.jsonl may have, in the order of training.png
@@ -295,6 +296,14 @@ def by_frame(row: dict, name: str, color: int = 0) -> list[Line]:
     ]
 
 
+def split(panel: Panel) -> list[Panel]:
+    """The panel, or one of its whole and one of its dashed lines where they are too many."""
+    parts = [[line for line in panel.lines if line.dashed == kind] for kind in (False, True)]
+    if len(panel.lines) <= CROWDED or not all(parts):
+        return [panel]
+    return [panel._replace(lines=lines) for lines in parts]
+
+
 def frame_numbers(names: list[str]) -> list[int]:
     """The numbers that frames are called by, else their positions."""
     if all(name.isdigit() for name in names):
@@ -325,7 +334,7 @@ def write_by_frame(results: dict, folder: str) -> None:
             lines += by_frame(values, number if len(rows) > 1 else '', color)
         path = os.path.join(folder, f'{name}.png')
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write(path, [Panel(lines, 'frame', name, 0.0, 1.0)])
+        write(path, split(Panel(lines, 'frame', name, 0.0, 1.0)))
 
 
 def read_progress(path: str) -> list[dict]:

@@ -589,7 +589,7 @@ def panels(results: list[Result], name: str, rows: list[str]) -> list[plots.Pane
         found.append(plots.Panel(played, 'round', 'mean of all frames, by round', 0.0, 1.0))
     if lines:
         text = 'last round, by frame' if played else 'by frame'
-        found.append(plots.Panel(lines, 'frame', text, 0.0, 1.0))
+        found += plots.split(plots.Panel(lines, 'frame', text, 0.0, 1.0))
     return found
 
 

@@ -332,6 +332,15 @@ def test_svg_is_well_formed_and_png_has_the_same_line():
     assert (image[y, x] == 236).all()  # the band
 
 
+def test_many_objects_have_a_plot_of_j_and_one_of_f():
+    row = {'frames': ['00001', '00003'], 'J': [0.1, 0.2], 'F': [0.3, 0.4], 'T': [0.5]}
+    lines = [line for k in range(3) for line in plots.by_frame(row, str(k), k)]
+    assert [line.name for line in lines[:2]] == ['0 J', '0 F'] and lines[0].x == [1, 3]
+    of_j, of_f = plots.split(plots.Panel(lines))
+    assert {line.name[-1] for line in of_j.lines} == {'J'} and len(of_f.lines) == 3
+    assert len(plots.split(plots.Panel(lines[:4]))) == 1
+
+
 def test_training_curve_of_a_run_that_went_on_from_a_checkpoint(tmp_path, capsys):
     rows = [{'step': s, 'loss': 1 / s, 'learning_rate': 1e-3} for s in (10, 20, 30)]
     rows += [{'step': 15, 'loss': 5.0, 'data_wait': 0.1}, {'step': 25, 'loss': 4.0}]
