@@ -319,7 +319,8 @@ def test_videos_for_browsers(fault, tmp_path, monkeypatch):
     program = tmp_path / 'bin' / 'ffmpeg'
     program.parent.mkdir()
     work = fault or f'cp {tmp_path}/coded.mp4 "$to"'
-    program.write_text(f'#!/bin/bash\nfrom=$3 to=${{@: -1}}\necho "$*" > {tmp_path}/asked\n{work}\n')
+    note = f'echo "$*" > {tmp_path}/asked'
+    program.write_text(f'#!/bin/bash\nfrom=$3 to=${{@: -1}}\n{note}\n{work}\n')
     program.chmod(0o755)
     monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
     path = tmp_path / 'overlay.mp4'
