@@ -682,6 +682,7 @@ def _hdf5(file, path):
 
     def take(name, item):
         nonlocal total
+        name = name if isinstance(name, str) else name.decode('utf-8', 'backslashreplace')
         if isinstance(item, h5py.Dataset) and item.dtype.kind in NUMBERS:
             if item.external or item.is_virtual:  # of any file on this machine
                 raise ValueError(f'{name} in it takes its numbers from other files')
