@@ -126,8 +126,6 @@ def run(options, cfg, benchmark: str) -> dict:
     interval = interval_of(options.data_path, options.interval)
     print(f'EAO of {interval[0]} .. {interval[1]} frames', flush=True)
     output_path, rows = cli.writable(options.output_path), {}
-    if not (options.search or options.sweep):  # which several processes share
-        cli.lock(output_path)
     if options.results:
         for folder in result_folders(options.results, options.tracker_prefix):
             runs = {s['name']: vot.read_runs(folder, s) for s in sequences}
