@@ -126,8 +126,6 @@ def run(options, cfg, benchmark: str) -> dict:
     interval = interval_of(options.data_path, options.interval)
     print(f'EAO of {interval[0]} .. {interval[1]} frames', flush=True)
     output_path, rows = cli.writable(options.output_path), {}
-    if not (options.search or options.sweep):  # which several processes share
-        cli.lock(output_path)
     year = re.search(r'VOT(20\d\d)', os.path.basename(os.path.abspath(options.data_path)))
     paper = PAPER.get(f'vot {year.group(1)}') if year else None
     if options.results:

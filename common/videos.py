@@ -89,7 +89,10 @@ def with_objects(found: list[Video]) -> list[Video]:
     """The same videos; ValueError where one is given no object."""
     for video in found:
         if not numbers(video.given):
-            raise ValueError(f'{video.name}: the masks given show no object, all is 0 or void')
+            raise ValueError(
+                f'{video.name}: the masks given show no object, all is 0 or void; its frames are '
+                f'in {os.path.dirname(os.path.abspath(video.frames[0]))}'
+            )
     return found
 
 

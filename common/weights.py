@@ -628,7 +628,7 @@ def read_npz(path: str) -> dict:
 def read_h5(path: str) -> dict:
     """{'group/dataset': array} of an HDF5 file. Raises ValueError where it is damaged."""
     with open(path, 'rb') as f:
-        return _apart('HDF5', _hdf5, f, path)
+        return _apart('HDF5 file', _hdf5, f, path)
 
 
 def read_wheel(path: str) -> dict:
@@ -641,12 +641,12 @@ def read_wheel(path: str) -> dict:
         names = [name for name in archive.namelist() if name.endswith('.h5')]
         if len(names) != 1:
             raise ValueError(f'it holds several .h5 files: {names}')
-        return _apart('HDF5', _hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
+        return _apart('HDF5 file', _hdf5, io.BytesIO(*_read_members(path, archive, names)), path)
 
 
 def _apart(kind, read, file, path):
-    """read(file, path) in a process of its own: the libraries of HDF5 and MATLAB files crash on
-    some damaged ones, or do not end."""
+    """read(file, path) in a process of its own: the libraries of HDF5 and MATLAB files and
+    TensorFlow's reader crash on some damaged ones, or do not end."""
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
 
@@ -665,7 +665,7 @@ def _apart(kind, read, file, path):
         found = ours.recv()
     except (EOFError, OSError) as error:
         text = f'its reader gives up ({error!r})'
-        raise ValueError(f'{os.path.abspath(path)} is no readable {kind} file: {text}') from None
+        raise ValueError(f'{os.path.abspath(path)} is no readable {kind}: {text}') from None
     finally:
         process.kill()
         process.join()
@@ -682,6 +682,7 @@ def _hdf5(file, path):
 
     def take(name, item):
         nonlocal total
+        name = name if isinstance(name, str) else name.decode('utf-8', 'backslashreplace')
         if isinstance(item, h5py.Dataset) and item.dtype.kind in NUMBERS:
             if item.external or item.is_virtual:  # of any file on this machine
                 raise ValueError(f'{name} in it takes its numbers from other files')
@@ -709,7 +710,7 @@ def read_mat(path: str) -> dict:
     result = {}
     with _damage_is_named(path, 'MATLAB file'), open(path, 'rb') as f:
         _check_mat(path)
-        content = _apart('MATLAB', _mat, f, path)
+        content = _apart('MATLAB file', _mat, f, path)
         if not {'weights', 'biases'} <= set(content):
             raise ValueError(f'it has {sorted(content)}, expected cell arrays weights and biases')
         for i, (weights, biases) in enumerate(zip(content['weights'][0], content['biases'][0])):
@@ -786,6 +787,11 @@ def read_checkpoint(prefix: str) -> dict:
     Raises:
       ValueError: damaged.
     """
+    with _damage_is_named(prefix, 'checkpoint'):
+        return _apart('checkpoint', _checkpoint, None, prefix)
+
+
+def _checkpoint(_, prefix):
     import tensorflow.compat.v1 as tf
 
     try:
@@ -796,7 +802,7 @@ def read_checkpoint(prefix: str) -> dict:
         _check_unpacked(prefix, total)
         return {name: np.asarray(reader.get_tensor(name)) for name in shapes}
     except (tf.errors.OpError, ValueError, *BROKEN) as error:
-        raise ValueError(f'{os.path.abspath(prefix)} is no readable checkpoint: {error}') from None
+        raise RuntimeError(str(error)) from None
 
 
 def checkpoint_prefix(path: str) -> str:

@@ -65,6 +65,54 @@ def test_cases_by_which_faults_were_found():
     assert soak('inputs', '--again=' + ','.join(FOUND))[-1]['lost'] == 0
 
 
+def test_what_a_kill_may_not_leave(tmp_path, monkeypatch):
+    """The eye of test/soak/crash.py: whole files pass, every kind of half one is seen, hidden ones
+    do not count. Kills of real programs: python test/soak/crash.py --kills=200."""
+    monkeypatch.syspath_prepend(str(ROOT / 'test' / 'soak'))
+    import crash
+
+    image = np.random.RandomState(0).randint(0, 255, (40, 60, 3)).astype(np.uint8)
+    masks.write_image(str(tmp_path / 'a.jpg'), image)
+    masks.write_mask(str(tmp_path / 'm.png'), image[..., 0])
+    masks.write_video(str(tmp_path / 'v.mp4'), [image] * 5)
+    files.write_text(str(tmp_path / 'r.json'), '{"a": [1, 2]}')
+    files.write_text(str(tmp_path / 's.csv'), 'aa,b\n1,2\n3,4\n')
+    np.savez(str(tmp_path / 'n.npz'), x=image)
+    assert crash.half_written(str(tmp_path)) == []
+    before = crash.results(str(tmp_path))
+    assert len(before) == 5  # all but the video, whose bytes have a time
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert len(crash.half_written(str(tmp_path))) == 1, path
+        (tmp_path / f'.{path.name}.tmp').write_bytes(whole[:9])
+        path.write_bytes(whole)
+    assert crash.half_written(str(tmp_path)) == [] and crash.results(str(tmp_path)) == before
+
+
+def test_memory_of_long_videos_and_lists(tmp_path, monkeypatch):
+    """Two measurements of test/soak/load.py, in processes of their own."""
+    monkeypatch.syspath_prepend(str(ROOT / 'test' / 'soak'))
+    import load
+
+    short, long = (load.measure(str(tmp_path), 'clip', n) for n in (20, 200))
+    assert long['peak'] - short['peak'] < load.GROWTH
+    few, many = (load.measure(str(tmp_path), 'lists', n, 'youtube_vos') for n in (100, 20_000))
+    assert many['peak'] - few['peak'] < load.BYTES * 20_000
+
+
+def test_manet_refuses_a_video_that_does_not_fit(monkeypatch):
+    from common import processes
+    from MANet import inference
+    from MANet.config import get_config
+
+    cfg = get_config('full')
+    inference.check_memory(60, (480, 854), 3, cfg)
+    monkeypatch.setattr(processes, 'free_memory', lambda: 2**30)
+    with pytest.raises(ValueError, match=r'2000 frames of 854x480 need .* GB.*: \d+ frames fit'):
+        inference.check_memory(2000, (480, 854), 3, cfg)
+
+
 # --- pickles -------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ NARROW = {
     'SiamMask': 'channels=0.1 log_steps=1 checkpoint_steps=2 workers=1',
     'ColorNet': 'channels=0.05 size=64 video_len=2 log_steps=1 checkpoint_steps=2 workers=0 '
     'test_height=48 test_width=80 radius=4.0',
-    'MANet': 'channels=0.05 blocks=[1,1,1,1] size=32 max_distance=2 stage1_steps=2 cycle=2 '
+    'MANet': 'channels=0.05 blocks=[1,1,1,1] size=32 max_distance=2 stage1_steps=4 cycle=4 '
     'log_steps=1 checkpoint_steps=2 workers=0 test_height=48 test_width=80 interactions=2',
 }  # settings of trainings that take seconds
 DATA = {
