@@ -55,6 +55,7 @@ CHANGES = (
     (r'--search=penalty_k=\S+ --search=tracker_rate=\S+', '--search=penalty_k=0.08,0.1,0.01'),
     (r'--search=tracker_rate=\S+', '--search=tracker_rate=0.8,0.85,0.05'),
     (r'--workers=24', '--workers=2'),
+    (r'--average=10', '--average=2'),
 )  # pattern, replacement
 MADE_OF = ('base', 'sharp', 'run1', 'run2')  # runs that were --dry_run: the smoke one is taken
 
