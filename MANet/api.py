@@ -12,7 +12,7 @@ import numpy as np
 
 from common import masks, videos
 
-from . import inference, pretrained, robot, session
+from . import inference, pretrained, session
 
 
 class Session:
@@ -61,8 +61,7 @@ class Session:
         Raises:
           ValueError: no such frame or object; strokes of another form.
         """
-        robot.check({'scribbles': [strokes]}, 'strokes')
-        return self._play(robot.rasterize([strokes], self.rounds.cells)[0], frame, None)
+        return self.rounds.play(strokes, frame)
 
     def mask(self, frame: int, mask: np.ndarray) -> np.ndarray:
         """One more round, of a whole mask, which its frame keeps: ids uint8 [T, H, W].
@@ -76,10 +75,7 @@ class Session:
         """
         ids = masks.checked_ids(mask, self.size)
         strokes = session.stroke_cells(ids.astype(np.int32), self.rounds.cells)
-        return self._play(strokes, frame, ids)
-
-    def _play(self, strokes, frame, given):
-        return self.rounds.play(strokes, frame, given).copy()
+        return self.rounds.play(strokes, frame, ids)
 
     def close(self) -> None:
         """Frees the network."""

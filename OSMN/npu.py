@@ -317,7 +317,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self.loop = cfg.iterations_per_loop
         # fewer than the updates after which the last good checkpoint would be deleted
         kept = cfg.get('checkpoint_steps', STALLED) * (cfg.get('keep_checkpoints', 5) - 1)
-        self.patience = max(1, min(STALLED, kept // self.loop - 1))
+        self.patience = max(3, min(STALLED, kept // self.loop - 1))  # a spike alone ends no run
         self.loss_path, self.fps, self.last_loss = loss_path, None, None
 
     def begin(self):

@@ -126,7 +126,9 @@ class Flat:
         return np.zeros((len(images), *(-(-n // 4) for n in images.shape[1:3]), 2), np.float32)
 
     def interact(self, count, strokes, **_):
-        return np.eye(count, dtype=np.float32)[np.maximum(strokes, 0)], np.ones(1, np.float32)
+        return np.eye(count, dtype=np.float32)[np.maximum(strokes, 0)], np.ones(
+            (*strokes.shape, count), np.float32
+        )
 
     def match(self, count, mask, **_):
         return (np.ones((*mask.shape, count), np.float32),) * 2

@@ -826,7 +826,7 @@ def test_sequences_of_all_forms(drawn, tmp_path):
     with pytest.raises(ValueError, match='4 or 8 numbers'):
         vot.load(str(rect))
     (rect / 'groundtruth_rect.txt').write_text('5,6,10,x\n')
-    with pytest.raises(ValueError, match='expected 4 or 8 numbers a line'):
+    with pytest.raises(ValueError, match='expected 4 or 8 numbers of pixels'):
         vot.load(str(rect))
 
 
