@@ -315,7 +315,7 @@ class ProgressHook(tf.train.SessionRunHook):
         left = self.steps - cfg.get('start_step', 0)
         self.every = max(1, min(cfg.log_steps, left // 3))
         self.loop = cfg.iterations_per_loop
-        # fewer than the updates after which the last good checkpoint would be deleted
+        # fewer than the updates after which the last good checkpoint would be deleted, at least 3
         kept = cfg.get('checkpoint_steps', STALLED) * (cfg.get('keep_checkpoints', 5) - 1)
         self.patience = max(3, min(STALLED, kept // self.loop - 1))  # a spike alone ends no run
         self.loss_path, self.fps, self.last_loss = loss_path, None, None

@@ -545,13 +545,14 @@ def test_a_folder_of_results_is_of_one_program_at_a_time(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_before_the_last_good_checkpoint_is_deleted(tmp_path):
-    """A checkpoint every 2 updates, 3 kept: after 3 bad updates one of before is still there."""
+    """A checkpoint every 2 updates, 3 kept: after 3 bad updates one of before is still there. Three
+    are waited for in any case: where SiamMask leaves an update out, its loss is infinite once."""
     import tensorflow.compat.v1 as tf
 
     from OSVOS import npu
     from OSVOS.config import get_config
 
-    for every, kept, patience in ((2, 3, 3), (1, 1, 1), (1000, 5, npu.STALLED)):
+    for every, kept, patience in ((2, 3, 3), (1, 1, 3), (1000, 5, npu.STALLED)):
         cfg = get_config('smoke')
         cfg.update(checkpoint_steps=every, keep_checkpoints=kept, train_steps=10**6)
         hook = npu.ProgressHook(cfg, str(tmp_path))
