@@ -353,7 +353,7 @@ class ProgressHook(tf.train.SessionRunHook):
             raise RuntimeError(
                 f'the loss was not finite for {self.patience} steps in a row, up to step {step}: '
                 f'lower --learning_rate. The checkpoints are kept; those up to step {good} are of '
-                'before: --init_from takes one, with another --output_path'
+                'before, if any is left: --init_from takes one, with another --output_path'
             )
         target = self.steps if self.step is None else min(self.step + self.every, self.steps)
         if self.step is None or step + self.loop >= target:

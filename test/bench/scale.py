@@ -4,7 +4,7 @@ in a server and between servers, the input by the processors of a server, the sl
     python test/bench/scale.py [--utilization=0.25] [--jitter=0.03]
 
 Nothing here was run on hardware. Operations and parameters are those that `train --dry_run
---preset=full` prints; examples a core and second are those of the other benchmarks here. One JSON
+--preset=full` prints; examples a core and second are those of config.py and the cards. One JSON
 line a network and number of cards, then the table of the README.
 """
 
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-PEAK = 256e12  # operations/s of an Ascend 910 in float16 (Huawei's data sheet)
+PEAK = 256e12  # operations/s of an Ascend 910 in float16 (as Huawei names it)
 CARDS = 8  # of a server (Atlas 800-9000)
-CORES = 192  # of a server (four Kunpeng 920 of 48)
-INSIDE = 30e9  # bytes/s of a card's links to its neighbors (HCCS, data sheet)
+CORES = 192  # of a server (taken as four Kunpeng 920 of 48)
+INSIDE = 30e9  # bytes/s of a card's links to its neighbors (HCCS, taken as)
 BETWEEN = 12.5e9  # bytes/s of a card's own network port (100 Gb RoCE)
 LATENCY = 20e-6  # s of a message of a ring
 COUNTS = (1, 8, 64, 256, 1024)
