@@ -215,7 +215,7 @@ def add_demo_flags(flags: argparse.ArgumentParser) -> None:
     add = flags.add_argument
     add('--input', required=True, help='video file, or folder of frames')
     add('--checkpoint', help=CHECKPOINT)
-    add('--output_path', help='default: demo/<name of the input>')
+    add('--output_path', help='default: demo/<model>/<name of the input>')
     add('--fps', type=float, help="frames a second of overlay.mp4; default: the input's")
 
 
@@ -247,9 +247,11 @@ def add_export_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def demo_folder(args) -> str:
-    """The folder of a demo's results, made: --output_path, or demo/<name of the input>."""
+    """The folder of a demo's results, made: --output_path, or
+    demo/<model>/<name of the input>."""
     name = os.path.basename(os.path.abspath(args.input))
-    folder = writable(args.output_path or os.path.join('demo', os.path.splitext(name)[0]))
+    default = os.path.join('demo', MODEL.name, os.path.splitext(name)[0])
+    folder = writable(args.output_path or default)
     lock(folder)
     return folder
 

@@ -23,6 +23,8 @@ LONGEST = (  # of all test files: they begin first, so that the workers end toge
     'test_colornet_programs',
     'test_programs',
     'test_npu_graphs',
+    'test_ranks',
+    'test_soak',
 )
 
 

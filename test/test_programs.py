@@ -725,7 +725,7 @@ def test_demo(kind, run, drawn, tmp_path, briefly, capsys):
 def test_demo_in_its_default_folder_keeps_to_its_clip(
     run, drawn, tmp_path, briefly, monkeypatch, fails
 ):
-    """demo/<name of the input>, also where two clips have one name: nothing of the first is
+    """demo/<model>/<name of the input>, also where two clips have one name: nothing of the first is
     reused for the second, nor for another mask, parent or setting."""
     monkeypatch.chdir(tmp_path)
     for name, sequence in (('a', 'drawn-x'), ('b', 'drawn-y')):
@@ -734,7 +734,7 @@ def test_demo_in_its_default_folder_keeps_to_its_clip(
     flags = [f'--mask={mask}', f'--checkpoint={run}', '--device=cpu']
     assert demo.main(['--input=a/clip', *flags]) == 0
     before = files_of('demo')
-    assert (tmp_path / 'demo' / 'clip' / 'overlay.mp4').is_file()
+    assert (tmp_path / 'demo' / 'OSVOS' / 'clip' / 'overlay.mp4').is_file()
     assert '(input: ' in fails(demo, '--input=b/clip', *flags)
     other = davis.masks(drawn['davis'], 'drawn-x')[5]
     assert '(mask: ' in fails(demo, '--input=a/clip', *flags, f'--mask={other}')
