@@ -247,8 +247,7 @@ def add_export_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def demo_folder(args) -> str:
-    """The folder of a demo's results, made: --output_path, or
-    demo/<model>/<name of the input>."""
+    """Makes and locks the folder of a demo's results, --output_path or demo/<model>/<input>."""
     name = os.path.basename(os.path.abspath(args.input))
     default = os.path.join('demo', MODEL.name, os.path.splitext(name)[0])
     folder = writable(args.output_path or default)

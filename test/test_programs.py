@@ -3,6 +3,7 @@ exit status, runs that own their folders, resume after a kill, signals."""
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import importlib
 import itertools
@@ -740,6 +741,15 @@ def test_demo_in_its_default_folder_keeps_to_its_clip(
     assert '(mask: ' in fails(demo, '--input=a/clip', *flags, f'--mask={other}')
     assert 'online_steps: 3 there, 9' in fails(demo, '--input=a/clip', *flags, '--online_steps=9')
     assert files_of('demo') == before
+
+
+def test_demos_of_one_clip_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = argparse.Namespace(input='videos/clip.mp4', output_path=None)
+    for model in ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet'):
+        folder = importlib.import_module(f'{model}.cli').demo_folder(clip)
+        assert os.path.relpath(folder) == os.path.join('demo', model, 'clip')
+        assert os.path.isdir(folder)
 
 
 def test_demo_faults_are_found_before_the_training(run, drawn, tmp_path, briefly, fails):
