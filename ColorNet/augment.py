@@ -9,9 +9,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from common.lazy import Image, ImageEnhance, ImageFilter, ImageOps, cv2, np
 
 JITTER = ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))  # brightness, contrast, saturation, hue
 MARGIN = 5  # px around a shadow, more than the blur of its border reaches

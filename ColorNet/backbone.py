@@ -7,14 +7,14 @@ other side.
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 
 BN_EPSILON = 1e-5  # PyTorch's default
 WIDTHS = {'L': (64, 128, 256, 512), 'M': (48, 96, 192, 256), 'S': (32, 64, 128, 128)}
 # channels of conv1 and layer1, of layer2, of layer3, of each half of layer4 (resnet_my.py)
+BLOCKS = 2  # residual blocks of a stage (resnet_my.py, torchvision)
 RESNET18 = (64, 128, 256, 512)  # channels of layer1..layer4 (torchvision)
 STATISTICS = 'batch_norm_statistics'  # collection: (moving variable, value of this batch)
 
@@ -60,8 +60,8 @@ def three_stages(image, widths, size: int, training: bool, cfg) -> tf.Tensor:
 
 
 def stage(x, channels: int, stride: int, name: str, training: bool, cfg) -> tf.Tensor:
-    """Two basic residual blocks, the first of `stride`."""
-    for block in range(2):
+    """BLOCKS basic residual blocks, the first of `stride`."""
+    for block in range(BLOCKS):
         step = stride if block == 0 else 1
         with tf.variable_scope(f'{name}/{block}'):
             y = conv(x, channels, 3, 'conv1', cfg, stride=step)

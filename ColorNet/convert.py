@@ -16,10 +16,8 @@ import os
 import re
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, model
 from .backbone import WIDTHS

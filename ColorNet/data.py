@@ -18,12 +18,8 @@ import itertools
 import os
 import random
 
-import cv2
-import numpy as np
-import tensorflow.compat.v1 as tf
-from PIL import Image, ImageOps
-
 from common import davis, files, masks, processes, youtube_vos
+from common.lazy import Image, ImageOps, cv2, np, tf
 
 from . import augment, ranks, views
 from .augment import Draws

@@ -12,10 +12,8 @@ from __future__ import annotations
 import os
 import sys
 
-import cv2
-import numpy as np
-
 from common import files, masks, videos, weights
+from common.lazy import cv2, np
 
 from . import cli, inference, pretrained
 from .config import get_config
@@ -61,7 +59,7 @@ def draw_matches(images: np.ndarray, maps: np.ndarray, ids: np.ndarray) -> np.nd
         left = _center(start, width)
         right = _center(end, width)
         right = right[0] + size[0], right[1]
-        color = masks.PALETTE[k + 1, ::-1].tolist()
+        color = masks.palette()[k + 1, ::-1].tolist()
         cv2.line(canvas, left, right, color, 1, cv2.LINE_AA)
         for point in (left, right):
             cv2.circle(canvas, point, 4, color, -1, cv2.LINE_AA)

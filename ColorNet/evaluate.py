@@ -14,9 +14,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from common import report, videos, weights, youtube_vos
+from common.lazy import np
 
 from . import cli, inference, pretrained
 from .config import HEAD, PAPER, get_config

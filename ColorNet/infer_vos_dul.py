@@ -22,9 +22,8 @@ import re
 import sys
 from typing import NamedTuple
 
-import numpy as np
-
-from common import files, masks, videos, weights
+from common import console, files, masks, videos, weights
+from common.lazy import np
 
 from . import cli, convert, evaluate, inference, propagation
 from .config import get_config
@@ -212,7 +211,7 @@ def segment(network, cfg, listed: Listed, output_path: str) -> None:
     overlays = cli.writable(os.path.join(output_path, f'{cfg.key}_vis', video.name))
     frames = videos.Frames(video.frames)
     results = inference.segment(network, cfg, frames, video.given)
-    results = videos.progress(results, video.name, len(video.frames))
+    results = console.progress(results, video.name, len(video.frames))
     for path, image, ids in zip(video.frames, frames, results):
         name = files.stem(path) + '.png'
         if files.stem(path) in saved:
@@ -248,7 +247,7 @@ def arguments():
     add('--set', nargs='+', default=[], metavar='KEY VALUE', help='such as TEST.KEY cls')
     text = 'px in the network; default: 864 480, of dense-ulearn-vos those of the frame'
     add('--size', '--infer_wh', dest='size', nargs=2, type=cli.positive, help=text)
-    add('--device', choices=('auto', 'npu', 'cpu'), default='auto')
+    add('--device', choices=('auto', 'npu', 'gpu', 'cpu'), default='auto')
     return flags
 
 

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, model, npu, propagation
 

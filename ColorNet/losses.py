@@ -7,7 +7,7 @@ only gathers.
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import npu
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import npu
 from .backbone import batch_norm, colornet, conv, resnet18, scale_channels

@@ -7,10 +7,7 @@ second shows, so that the graph only gathers. Random numbers are drawn in the or
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
-from PIL import Image, ImageOps
-from scipy import ndimage
+from common.lazy import Image, ImageOps, cv2, ndimage, np
 
 STRIDE = 8  # px a cell
 UNIT = 256  # px, the size that the original's distances are for

@@ -7,8 +7,7 @@ Strides and poolings are padded by hand and run VALID: TensorFlow's SAME pads ev
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 import re
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, model
 from .config import get_config

@@ -8,10 +8,8 @@ import os
 import random
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
 from common import davis, files, masks
+from common.lazy import cv2, np
 
 from . import data, inference, robot
 from .session import resize_labels, resize_logits, rough_region

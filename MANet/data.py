@@ -18,12 +18,8 @@ import os
 import random
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-import tensorflow.compat.v1 as tf
-from scipy import ndimage
-
 from common import davis, files, masks, processes
+from common.lazy import cv2, ndimage, np, tf
 
 from . import ranks, robot
 

@@ -20,9 +20,8 @@ import os
 import sys
 from typing import NamedTuple
 
-import numpy as np
-
 from common import files, masks, videos, weights
+from common.lazy import np
 
 from . import cli, inference, pretrained, robot, session
 from .config import get_config

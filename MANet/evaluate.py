@@ -22,10 +22,9 @@ import sys
 import time
 from typing import NamedTuple
 
-import numpy as np
-
 from common import davis, files, masks, plots, report, videos, weights
 from common.bitplanes import frame_scores
+from common.lazy import np
 
 from . import cli, data, inference, pretrained, robot, session
 from .config import PAPER, get_config

@@ -11,11 +11,8 @@ import contextlib
 import tempfile
 from collections.abc import Iterable
 
-import cv2
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import processes, weights
+from common.lazy import cv2, np, tf
 
 from . import cli, matching, model, npu
 

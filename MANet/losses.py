@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 

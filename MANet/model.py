@@ -4,7 +4,7 @@ every other one (propagation) (MANet section 3; networks/ of the official code).
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import matching, npu
 from .backbone import batch_norm, conv, depthwise, resnet, scale_channels

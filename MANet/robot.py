@@ -9,12 +9,10 @@ is {'path': [[x, y], ...] of 0..1, 'object_id': id, 'start_time': ms, 'end_time'
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
-from scipy import ndimage, sparse, special
-from scipy.sparse import csgraph
+import functools
 
 from common import files
+from common.lazy import csgraph, cv2, ndimage, np, sparse, special
 
 KERNEL, LARGEST, LEAST_NODES, POINTS = 0.2, 16, 4, 1000  # of the evaluation service's robot
 STILL = 0.9  # factor of a radius that leaves nothing
@@ -178,6 +176,7 @@ def open_region(region: np.ndarray, radius: float) -> np.ndarray:
     return region
 
 
+@functools.lru_cache(maxsize=None)
 def _removable() -> np.ndarray:
     """bool [512]: 3x3 patterns whose center may go: it joins nothing, and three or more are on."""
     result = np.zeros(512, bool)
@@ -204,7 +203,7 @@ def medial_axis(region: np.ndarray) -> np.ndarray:
     order = np.lexsort((ties, around[rows, columns], distance))
     width = region.shape[1]
     image = region.astype(np.uint8).ravel().tolist()
-    removable = REMOVABLE.tolist()
+    removable = _removable().tolist()
     near = [
         (dy * width + dx, 1 << (3 * (dy + 1) + dx + 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
     ]
@@ -219,7 +218,6 @@ def medial_axis(region: np.ndarray) -> np.ndarray:
     return np.array(image, bool).reshape(region.shape)
 
 
-REMOVABLE = _removable()
 
 
 def longest_paths(skeleton: np.ndarray) -> list[np.ndarray]:

@@ -33,10 +33,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 from easydict import EasyDict
-from PIL import Image
 from werkzeug.exceptions import (
     BadRequest,
     Conflict,
@@ -53,6 +50,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from common import files, masks, videos
+from common.lazy import Image, cv2, np
 
 from . import cli, inference, session
 
@@ -248,7 +246,7 @@ class Work:
                 message = function() or ''
             except Cancelled:
                 message = 'Cancelled: the masks are as they were.'
-            except (*cli.ERRORS, MemoryError) as fault:
+            except cli.errors() as fault:
                 error = str(fault) or repr(fault)
                 print(f'page: error: {error}', file=sys.stderr, flush=True)
             except Exception as fault:  # an error of ours: the page must not wait forever
@@ -460,7 +458,7 @@ class Work:
 def mask_png(ids: np.ndarray) -> bytes:
     """PNG of ids uint8 [H, W] in the palette's colors, background transparent."""
     image = Image.fromarray(ids)
-    image.putpalette(masks.PALETTE.ravel().tolist())
+    image.putpalette(masks.palette().ravel().tolist())
     data = io.BytesIO()
     image.save(data, 'PNG', transparency=0, compress_level=1)
     return data.getvalue()
@@ -486,7 +484,7 @@ def show_clip(work, request):
             'height': work.clip.size[0],
             'width': work.clip.size[1],
             'fps': work.fps or masks.frame_rate(work.source),
-            'palette': masks.PALETTE.tolist(),
+            'palette': masks.palette().tolist(),
             'sizes': work.sizes,
             'folder': os.path.abspath(work.output_path),
             'most_objects': session.MOST_OBJECTS,
@@ -699,7 +697,7 @@ def application(work: Work, token: str, port: int):
             response = show(work, request, **values)
         except HTTPException as error:
             response = _json({'error': error.description}, error.code)
-        except cli.ERRORS as error:  # such as a disk that is full
+        except cli.errors() as error:  # such as a disk that is full
             print(f'page: error: {error}', file=sys.stderr, flush=True)
             response = _json({'error': str(error)}, 500)
         for name, value in headers.items():

@@ -19,9 +19,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from common import files, weights
+from common.lazy import np
 
 from . import matching, robot
 

@@ -14,17 +14,16 @@ import functools
 import os
 import sys
 
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import davis, weights
+from common.lazy import tf
 
 from . import cli, corrections, data, evaluate, model, npu, pretrained, ranks
 from .backbone import moving_statistics
 from .config import get_config
 from .losses import losses
 
-DEEPLAB = ('manet/backbone/', 'manet/aspp/', 'manet/decoder/')  # parameter group 0 (PT)
 SCHEDULE = ('stage1_steps', 'train_steps', 'mining_steps', 'cycle')  # settings in updates
 
 
@@ -68,27 +67,6 @@ def loss_of(features, labels, cfg) -> tf.Tensor:
     return training_losses(features, labels, cfg)['total']
 
 
-class TwoRates(tf.train.Optimizer):
-    """An optimizer for the variables of DeepLab and one for all others, as one: loss scaling and
-    averaging over cards wrap a single optimizer."""
-
-    def __init__(self, of_deeplab: tf.train.Optimizer, of_others: tf.train.Optimizer):
-        """The two optimizers."""
-        super().__init__(use_locking=False, name='TwoRates')
-        self.of_deeplab, self.of_others = of_deeplab, of_others
-
-    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
-        """Applies each pair by the optimizer of its variable, then counts the step."""
-        deeplab, others = [], []
-        for gradient, variable in grads_and_vars:
-            group = deeplab if variable.op.name.startswith(DEEPLAB) else others
-            group.append((gradient, variable))
-        done = [self.of_deeplab.apply_gradients(deeplab), self.of_others.apply_gradients(others)]
-        with tf.control_dependencies(done):
-            counted = tf.no_op() if global_step is None else tf.assign_add(global_step, 1)
-        return tf.group(counted, name=name)
-
-
 def make_optimizer(step: tf.Tensor, cfg) -> tf.train.Optimizer:
     """Momentum SGD of the stage: the rate falls, in stage 1 of the official code for DeepLab alone
     (cfg.group0_only)."""
@@ -98,6 +76,10 @@ def make_optimizer(step: tf.Tensor, cfg) -> tf.train.Optimizer:
     falling = tf.train.MomentumOptimizer(rate, cfg.momentum, use_nesterov=nesterov)
     if cfg.stage == 2 or not cfg.group0_only:
         return falling
+    from .two_rates import (
+        TwoRates,  # here: a subclass needs TensorFlow, which --help can do without
+    )
+
     constant = tf.train.MomentumOptimizer(cfg.learning_rate, cfg.momentum, use_nesterov=nesterov)
     return TwoRates(falling, constant)
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from common import masks, videos
+from common.lazy import np
 
 from . import inference, pretrained
 

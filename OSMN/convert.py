@@ -19,10 +19,8 @@ import os
 import re
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import np, tf
 
 from . import backbone, cli, model
 from .config import get_config

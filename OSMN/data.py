@@ -18,12 +18,9 @@ import json
 import os
 from typing import NamedTuple
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-from pycocotools import mask as rle
-
 from common import coco, davis, files, masks, youtube_vos
 from common.files import stem
+from common.lazy import np, rle, tf
 from common.videos import binary
 
 from . import guides, ranks

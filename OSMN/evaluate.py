@@ -16,10 +16,9 @@ import json
 import os
 import sys
 
-import numpy as np
-
 from common import files, report, weights, youtube_vos
 from common import videos as driver
+from common.lazy import np
 
 from . import cli, inference, pretrained, videos
 from .config import PAPER, get_config

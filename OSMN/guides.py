@@ -11,10 +11,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-from PIL import Image, ImageEnhance
-from scipy import sparse
+from common.lazy import Image, ImageEnhance, cv2, np, sparse
 
 MAD = 1.4826  # standard deviations in a median absolute deviation (util.py)
 LEAST_STD = 5.0  # px (util.py)

@@ -8,10 +8,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import videos, weights
+from common.lazy import np, tf
 
 from . import cli, data, guides, model, npu
 

@@ -8,7 +8,7 @@ are divided by that number too, as config.py does.
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import npu
 

@@ -15,9 +15,8 @@ import sys
 import threading
 import time
 
-import tensorflow.compat.v1 as tf
-
 from common import files
+from common.lazy import tf
 
 POLL = 1.5  # s between two looks at the other ranks
 MISSES = 3  # looks in a row that find nobody: the rank is gone
@@ -182,7 +181,7 @@ def _answers(host):
         return False
 
 
-def _sum(tensor, instance, final):
+def all_reduce(tensor, instance, final):
     """The sum over the ranks of this rank's tensor, on its CPU; with final='Div' the mean."""
     number, count = rank()
     with tf.device(f'/job:worker/replica:0/task:{number}/device:CPU:0'):
@@ -197,7 +196,7 @@ def _every(value):
     number, count = rank()
     given = [value if other == number else 0 for other in range(count)]
     with tf.Graph().as_default():
-        result = _sum(tf.constant(given, tf.int32), INSTANCE, 'Id')
+        result = all_reduce(tf.constant(given, tf.int32), INSTANCE, 'Id')
         with tf.Session(_Server.server.target, config=_Server.config) as session:
             return [int(each) for each in session.run(result)]
 
@@ -272,32 +271,3 @@ def slowest(folder: str) -> dict:
     paths = [os.path.join(each, 'speed.json') for each in [folder, *_folders(folder)]]
     speeds = [files.read_json(path) for path in paths if os.path.isfile(path)]
     return min(speeds, key=lambda speed: speed['fps'], default={})
-
-
-class AveragedOptimizer(tf.train.Optimizer):
-    """Averages gradients over the ranks in compute_gradients, as NPUDistributedOptimizer does: in
-    one all-reduce, before they are clipped or decayed."""
-
-    def __init__(self, inner: tf.train.Optimizer):
-        """The optimizer that applies them."""
-        super().__init__(use_locking=False, name='AveragedOptimizer')
-        self.inner = inner
-
-    def compute_gradients(self, *args, **kwargs):
-        """[(gradient, variable)], gradients averaged; None where a variable has none."""
-        pairs = self.inner.compute_gradients(*args, **kwargs)
-        gradients = [tf.convert_to_tensor(g) for g, _ in pairs if g is not None]
-        sizes = [gradient.shape.num_elements() for gradient in gradients]
-        flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
-        ops = tf.get_default_graph().get_operations()
-        instance = 1 + sum(op.type == 'CollectiveReduce' for op in ops)
-        parts = iter(tf.split(_sum(flat, instance, 'Div'), sizes))
-        return [(g if g is None else tf.reshape(next(parts), v.shape), v) for g, v in pairs]
-
-    def apply_gradients(self, *args, **kwargs):
-        """As the inner optimizer."""
-        return self.inner.apply_gradients(*args, **kwargs)
-
-    def variables(self):
-        """Of the inner optimizer."""
-        return self.inner.variables()

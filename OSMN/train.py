@@ -14,10 +14,10 @@ import functools
 import os
 import sys
 
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import coco, davis, videos, youtube_vos
+from common.lazy import tf
 
 from . import cli, data, evaluate, model, npu, pretrained, ranks
 from .backbone import moving_statistics

@@ -16,11 +16,10 @@ from __future__ import annotations
 import os
 import sys
 
-import numpy as np
-
 from common import davis, files, masks
 from common import videos as driver
 from common.files import stem
+from common.lazy import np
 from common.videos import Video, binary
 
 from . import cli, inference, pretrained

@@ -9,9 +9,8 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from common import masks, videos
+from common.lazy import np
 
 from . import demo, inference, pretrained
 

@@ -7,8 +7,7 @@ checkpoints map.
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, layers (VGG-16, column D)
 PIXEL_STD = 57.4  # grey levels, of ImageNet; divides the first layer's scratch init
@@ -72,7 +71,6 @@ def slow_gradients(cfg) -> bool:
     return not pywrap_tensorflow.IsMklEnabled()
 
 
-@tf.custom_gradient
 def _conv_fast(x, weights):
     """3x3 SAME convolution whose gradients are built from forward convolutions: 1.5 times the
     step's speed.
@@ -82,11 +80,15 @@ def _conv_fast(x, weights):
     built-in ones to rounding.
     """
 
-    def gradients(dy):
-        turned = tf.transpose(weights[::-1, ::-1], [0, 1, 3, 2])
-        return tf.nn.conv2d(dy, turned, 1, 'SAME'), _filter_gradient(x, dy, weights)
+    @tf.custom_gradient
+    def run(x, weights):
+        def gradients(dy):
+            turned = tf.transpose(weights[::-1, ::-1], [0, 1, 3, 2])
+            return tf.nn.conv2d(dy, turned, 1, 'SAME'), _filter_gradient(x, dy, weights)
 
-    return tf.nn.conv2d(x, weights, 1, 'SAME'), gradients
+        return tf.nn.conv2d(x, weights, 1, 'SAME'), gradients
+
+    return run(x, weights)
 
 
 def _filter_gradient(x, dy, weights):

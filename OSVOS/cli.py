@@ -15,6 +15,7 @@ import difflib
 import fcntl
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,11 +27,10 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
-from common import files, plots, weights
+from common import console, files, plots, weights
+from common.lazy import np, tf
 
 from . import config, npu, ranks
 
@@ -41,7 +41,6 @@ PRECISION_MODES = (
     'must_keep_origin_dtype',
 )  # what every TF Adapter accepts (ascend ModelZoo)
 MODEL = Path(__file__).resolve().parent
-ERRORS = (OSError, ValueError, RuntimeError, tf.errors.OpError, ImportError, MemoryError)
 MODELS = ('OSMN', 'OSVOS', 'SiamMask', 'ColorNet', 'MANet')  # their scopes: these in small letters
 CARD = 32  # GB of an Ascend 910
 SLOTS = ('/Adam', '/Adam_1', '/AdamW', '/AdamW_1', '/Momentum')  # an optimizer's variables
@@ -73,7 +72,7 @@ def program(main):
 
     @functools.wraps(main)
     def run(argv=None):
-        tf.logging.set_verbosity(tf.logging.ERROR)
+        logging.getLogger('tensorflow').setLevel(logging.ERROR)
         if hasattr(sys.stdout, 'reconfigure'):  # names of files may have bytes that are no UTF-8
             sys.stdout.reconfigure(errors='backslashreplace')
         mine = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -86,12 +85,18 @@ def program(main):
                 raise
             print(f'{MODEL.name}: stopped by a signal; given again, it goes on', file=sys.stderr)
             return stopped.status
-        except ERRORS as error:
+        except errors() as error:
             print(f'{MODEL.name}: error: {_text(error)}', file=sys.stderr, flush=True)
             return 1
         return 0
 
     return run
+
+
+def errors() -> tuple:
+    """The kinds of exceptions that a program reports in one message."""
+    kinds = (OSError, ValueError, RuntimeError, ImportError, MemoryError)
+    return (*kinds, tf.errors.OpError) if 'tensorflow' in sys.modules else kinds
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ def _text(error):
     """The message of an error; of one that Python raised inside TensorFlow, what Python said."""
     if isinstance(error, UnicodeEncodeError):  # as TensorFlow and OpenCV raise it
         return f'{error.object!r:.300}: a name with bytes that are no UTF-8; rename or link it'
-    if not isinstance(error, tf.errors.OpError):
+    if 'tensorflow' not in sys.modules or not isinstance(error, tf.errors.OpError):
         return str(error) or repr(error)
     raised = re.search(r'^\w+Error: (.*?)(?=\nTraceback|\n\s|\n*\Z)', error.message, re.M | re.S)
     return raised.group(1) if raised else '\n'.join(error.message.splitlines()[:12])
@@ -142,8 +147,11 @@ def parser(doc: str) -> argparse.ArgumentParser:
     )
     text = 'settings of config.py; default: those of the checkpoint, else full (on CPU: smoke)'
     result.add_argument('--preset', help=text)
-    result.add_argument('--device', choices=('auto', 'npu', 'cpu'), default='auto')
+    result.add_argument('--device', choices=('auto', 'npu', 'gpu', 'cpu'), default='auto')
     result.add_argument('--seed', type=int, help='of every random draw')
+    form = result.add_mutually_exclusive_group()
+    form.add_argument('--quiet', action='store_true', help='no lines of progress')
+    form.add_argument('--json', action='store_true', help='lines of progress as JSON')
     text = 'a setting of config.py'
     result.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help=text)
     return result
@@ -210,10 +218,10 @@ def options(flags: argparse.ArgumentParser, **values) -> argparse.Namespace:
     return result
 
 
-def add_demo_flags(flags: argparse.ArgumentParser) -> None:
-    """What demo has in every folder."""
+def add_demo_flags(flags: argparse.ArgumentParser, optional: bool = False) -> None:
+    """What demo has in every folder; `optional`: --input may be left out."""
     add = flags.add_argument
-    add('--input', required=True, help='video file, or folder of frames')
+    add('--input', required=not optional, help='video file, or folder of frames')
     add('--checkpoint', help=CHECKPOINT)
     add('--output_path', help='default: demo/<model>/<name of the input>')
     add('--fps', type=float, help="frames a second of overlay.mp4; default: the input's")
@@ -262,6 +270,7 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
       ValueError: unknown preset or setting (nearest names given), value of another type or out of
       range.
     """
+    console.set_form('none' if args.quiet else 'json' if args.json else 'text')
     device = npu.choose_device(args.device)
     preset = args.preset
     saved = {} if preset or not checkpoint else saved_settings(checkpoint)
@@ -618,7 +627,7 @@ def _floating_point_operations(graph):
     return total
 
 
-def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
+def begin_run(cfg, args, settings: dict | None = None):
     """Takes the folder args.output_path for a run: refuses one of another run, sets
     cfg.start_step, writes config.json. To be called once, before the training.
 
@@ -628,7 +637,7 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
       settings: that config.json keeps; default: cfg.
 
     Returns:
-      The hook that prints progress.
+      The hook that prints progress, progress.ProgressHook.
 
     Raises:
       ValueError: the folder holds another run (model, case, preset, network), or one is running.
@@ -653,7 +662,9 @@ def begin_run(cfg, args, settings: dict | None = None) -> npu.ProgressHook:
     text = json.dumps(settings, indent=1, sort_keys=True)
     files.write_text(os.path.join(folder, 'config.json'), text)
     result_path = getattr(args, 'result_path', None)
-    return npu.ProgressHook(cfg, folder, npu.loss_path(cfg, result_path) if result_path else None)
+    from .progress import ProgressHook  # here: its class needs TensorFlow
+
+    return ProgressHook(cfg, folder, npu.loss_path(cfg, result_path) if result_path else None)
 
 
 _LOCKS = {}  # folder: open file; the system frees it when the process ends, however it ends

@@ -15,18 +15,16 @@ from __future__ import annotations
 import re
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, model
 from .config import get_config
 from .published import FORMATS, HWIO, NORMALIZED, TAKE_RGB, detect, names
 
-IMAGENET_MEAN = np.array([123.675, 116.28, 103.53])  # R, G, B grey levels (torchvision, MindSpore)
-IMAGENET_STD = np.array([58.395, 57.12, 57.375])  # R, G, B grey levels (torchvision, MindSpore)
-OURS_MEAN = np.array([122.67892, 116.66877, 104.00699])  # R, G, B grey levels (OSVOS README)
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # R, G, B grey levels (torchvision, MindSpore)
+IMAGENET_STD = (58.395, 57.12, 57.375)  # R, G, B grey levels (torchvision, MindSpore)
+OURS_MEAN = (122.67892, 116.66877, 104.00699)  # R, G, B grey levels (OSVOS README)
 
 
 def convert(found: dict, kind: str, color_fix: bool) -> tuple[dict, list[str]]:
@@ -77,8 +75,8 @@ def _fix_colors(arrays, normalized):
     first = 'osvos/conv1/conv1_1/'
     kernel, bias = arrays[first + 'weights'].astype(np.float64), arrays[first + 'biases']
     if normalized:
-        kernel = kernel / IMAGENET_STD[None, None, :, None]
-        shift = kernel.sum((0, 1)).T @ (OURS_MEAN - IMAGENET_MEAN)
+        kernel = kernel / np.reshape(IMAGENET_STD, [1, 1, 3, 1])
+        shift = kernel.sum((0, 1)).T @ np.subtract(OURS_MEAN, IMAGENET_MEAN)
         arrays[first + 'biases'] = (bias + shift).astype(np.float32)
     arrays[first + 'weights'] = np.ascontiguousarray(kernel[:, :, ::-1].astype(np.float32))
 

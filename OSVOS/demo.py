@@ -12,9 +12,8 @@ import contextlib
 import os
 import sys
 
-import numpy as np
-
 from common import files, masks, videos, weights
+from common.lazy import np
 
 from . import cli, inference, online, pretrained
 from .config import get_config

@@ -15,9 +15,8 @@ import glob
 import os
 import sys
 
-import numpy as np
-
 from common import masks, metrics, report, videos, weights
+from common.lazy import np
 
 from . import cli, inference, pretrained
 from .config import PAPER, get_config

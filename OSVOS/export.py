@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import cli, model, pretrained
 from .config import get_config

@@ -6,11 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import cv2
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import weights
+from common.lazy import cv2, np, tf
 from common.videos import numbers, starts, stem
 
 from . import cli, data, model, npu
@@ -50,7 +47,8 @@ def load(checkpoint: str, cfg):
                 built[size] = build(size)
         image, probability = built[size]
         resized = frame if shape == size else data.resize_image(frame, size)
-        found = session.run(probability, {image: cv2.LUT(resized, data.TABLE)[None]})[0, ..., 0]
+        batch = cv2.LUT(resized, data.less_mean())[None]
+        found = session.run(probability, {image: batch})[0, ..., 0]
         return found if shape == size else cv2.resize(found, shape[::-1])
 
     with contextlib.closing(session):

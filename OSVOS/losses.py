@@ -8,7 +8,7 @@ preset `paper`): the update is the same.
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import npu
 from .model import SIDES

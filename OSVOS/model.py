@@ -8,8 +8,7 @@ kernels need the plain form, `upsampling='dense'`.
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 from .backbone import conv, vgg16

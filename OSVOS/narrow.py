@@ -14,10 +14,8 @@ import glob
 import os
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import masks, weights
+from common.lazy import np, tf
 
 from . import cli, data
 from .backbone import STAGES, scaled
@@ -124,7 +122,7 @@ def frames(folder: str, count: int, cfg) -> np.ndarray:
     chosen = [found[i] for i in np.linspace(0, len(found) - 1, count).astype(int)]
     size = (cfg.height, cfg.width)
     images = [data.resize_image(masks.read_image(path), size) for path in chosen]
-    return np.stack(images).astype(np.float32) - data.MEAN
+    return np.stack(images).astype(np.float32) - np.float32(data.MEAN)
 
 
 @cli.program

@@ -10,42 +10,53 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import datetime
 import functools
 import importlib.util
 import inspect
 import json
-import math
 import os
 import platform
 import shutil
 import tempfile
 import time
 
-import tensorflow.compat.v1 as tf
-
-from common import files, plots
+from common import files
+from common.lazy import tf
 
 from . import ranks
 
-STALLED = 200  # attempts without an update before a run gives up: the loss scale has collapsed
-
 
 def choose_device(device: str) -> str:
-    """'npu' or 'cpu' for --device auto, npu or cpu.
+    """'npu', 'gpu' or 'cpu' for --device; auto takes the first of these that is there.
 
     Raises:
-      RuntimeError: npu asked for where npu_bridge is not installed.
+      RuntimeError: npu asked for where npu_bridge is not installed, gpu where there is none.
     """
-    found = device != 'cpu' and importlib.util.find_spec('npu_bridge') is not None
-    if device == 'npu' and not found:
+    bridge = importlib.util.find_spec('npu_bridge') is not None
+    if device == 'npu' and not bridge:
         raise RuntimeError(
             '--device npu: the Python package npu_bridge is not installed. It comes with CANN '
             '(TF Adapter): source env.sh on the Ascend server, or use --device cpu'
         )
-    if device == 'auto' and not found:
-        print('device: cpu (npu_bridge is not installed)', flush=True)
-    return 'npu' if found else 'cpu'
+    if device == 'gpu' and not _gpus():
+        raise RuntimeError(
+            f'--device gpu: TensorFlow {tf.__version__} sees no GPU. It needs one of NVIDIA with '
+            "CUDA, and a TensorFlow built for it (pip install 'tensorflow[and-cuda]==2.15.*')"
+        )
+    if device != 'auto':
+        return device
+    if bridge:
+        return 'npu'
+    found = 'gpu' if _gpus() else 'cpu'
+    print(f'device: {found} (npu_bridge is not installed)', flush=True)
+    return found
+
+
+def _gpus():
+    """GPUs that TensorFlow can use; TensorFlow is asked only where there is a driver."""
+    if not os.path.exists('/proc/driver/nvidia'):
+        return []
+    return tf.config.experimental.list_physical_devices('GPU')
 
 
 @contextlib.contextmanager
@@ -64,7 +75,7 @@ def estimator(model_fn, cfg, model_dir: str):
     """NPUEstimator on Ascend, tf.estimator.Estimator on CPU, params=cfg."""
     model_dir = os.path.abspath(model_dir)
     if cfg.device != 'npu':
-        return tf.estimator.Estimator(model_fn, model_dir, _cpu_run_config(cfg), dict(cfg))
+        return tf.estimator.Estimator(model_fn, model_dir, _plain_run_config(cfg), dict(cfg))
     from npu_bridge.npu_init import NPUEstimator
 
     config = _npu_run_config(cfg, model_dir)
@@ -74,7 +85,7 @@ def estimator(model_fn, cfg, model_dir: str):
 def session(cfg) -> tf.Session:
     """A session on cfg.device, for programs that feed a result back into the next call."""
     if cfg.device != 'npu':
-        return tf.Session(config=_cpu_session_config())
+        return tf.Session(config=_plain_session_config(cfg))
     config = _session_config()
     options = config.graph_options.rewrite_options.custom_optimizers.add(name='NpuOptimizer')
     options.parameter_map['use_off_line'].b = True
@@ -94,17 +105,20 @@ def _scratch():
     return folder
 
 
-def _cpu_session_config():
+def _plain_session_config(cfg):
+    """Of TensorFlow's own devices: the processor, with --device=gpu the first GPU too."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     config = tf.ConfigProto(intra_op_parallelism_threads=cores, inter_op_parallelism_threads=2)
+    config.device_count['GPU'] = int(cfg.device == 'gpu')
+    config.gpu_options.allow_growth = True
     return ranks.join(config) if ranks.rank()[1] > 1 else config
 
 
-def _cpu_run_config(cfg):
+def _plain_run_config(cfg):
     return tf.estimator.RunConfig(
         tf_random_seed=cfg.seed, save_checkpoints_steps=cfg.checkpoint_steps,
         save_summary_steps=cfg.summary_steps, keep_checkpoint_max=cfg.keep_checkpoints,
-        log_step_count_steps=None, session_config=_cpu_session_config(),
+        log_step_count_steps=None, session_config=_plain_session_config(cfg),
     )  # fmt: skip
 
 
@@ -201,7 +215,7 @@ def prepare_ranks(cfg) -> None:
             f'accumulate={cfg.accumulate}: without an NPU several ranks take a batch in one pass; '
             'give --set accumulate=1 and the --batch_size that fits'
         )
-    _cpu_session_config()
+    _plain_session_config(cfg)
 
 
 def fit_loop(cfg, keys=('train_steps', 'checkpoint_steps', 'log_steps')) -> None:
@@ -218,30 +232,6 @@ def fit_loop(cfg, keys=('train_steps', 'checkpoint_steps', 'log_steps')) -> None
             cfg[key] = more
 
 
-class _WithStatistics(tf.train.Optimizer):
-    """Moves batch statistics where gradients are applied: an update that loss scaling skips leaves
-    both as they are."""
-
-    def __init__(self, inner, statistics):
-        """The optimizer of one rank, and what wrap_optimizer() is given."""
-        super().__init__(use_locking=False, name='WithStatistics')
-        self.inner, self.statistics = inner, statistics
-
-    def compute_gradients(self, *args, **kwargs):
-        """As the inner optimizer."""
-        return self.inner.compute_gradients(*args, **kwargs)
-
-    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
-        """Moves the statistics and applies the gradients."""
-        moved = [tf.assign(variable, value) for variable, value in self.statistics]
-        with tf.control_dependencies(moved):
-            return self.inner.apply_gradients(grads_and_vars, global_step, name)
-
-    def variables(self):
-        """Of the inner optimizer."""
-        return self.inner.variables()
-
-
 def wrap_optimizer(optimizer, cfg, statistics=()):
     """The optimizer with gradients averaged over the ranks, and with loss scaling on the NPU.
 
@@ -253,11 +243,13 @@ def wrap_optimizer(optimizer, cfg, statistics=()):
       cfg: device, loss_scale.
       statistics: [(moving statistic, its next value)], assigned where gradients are applied.
     """
+    from . import averaging  # here: its classes need TensorFlow, which --help can do without
+
     count = ranks.rank()[1]
     if statistics:
-        optimizer = _WithStatistics(optimizer, statistics)
+        optimizer = averaging.WithStatistics(optimizer, statistics)
     if cfg.get('device', 'cpu') != 'npu':
-        return ranks.AveragedOptimizer(optimizer) if count > 1 else optimizer
+        return averaging.AveragedOptimizer(optimizer) if count > 1 else optimizer
     from npu_bridge import npu_init as npu
 
     optimizer = npu.npu_tf_optimizer(optimizer) if count > 1 else optimizer
@@ -282,122 +274,20 @@ def record(name: str, value: tf.Tensor) -> None:
 
 
 def show_images(cfg, make) -> None:
-    """Has TensorBoard show images every cfg.summary_steps updates, on CPU alone: on the NPU they
-    would leave the device in the middle of a step.
+    """Has TensorBoard show images every cfg.summary_steps updates; not on the NPU, where they would
+    leave the device in the middle of a step.
 
     Args:
       cfg: uses summary_steps, device.
       make: function that gives {name: image}: float32 or uint8 [B, H, W, 3], BGR, 0..255, or
         float32 [B, H, W, 1], 0..1. Not called where none are shown.
     """
-    if not cfg.get('summary_steps') or cfg.get('device', 'cpu') != 'cpu':
+    if not cfg.get('summary_steps') or cfg.get('device', 'cpu') not in ('cpu', 'gpu'):
         return
     for name, image in make().items():
         image = tf.cast(image, tf.float32)
         image = image[..., ::-1] if image.shape.as_list()[-1] == 3 else 255 * image
         tf.summary.image(name, tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8), max_outputs=2)
-
-
-class ProgressHook(tf.train.SessionRunHook):
-    """Prints step, loss, speed and remaining time; measures throughput without the first interval.
-
-    The first interval holds graph compilation, minutes on the NPU. `fps` is None until a second one
-    has ended. Attempts that do not advance the step (loss-scale overflows), or whose loss is not
-    finite, end the run after STALLED of them in a row.
-    """
-
-    def __init__(self, cfg, folder: str, loss_path: str | None = None):
-        """`folder` of the run, whose speed.json keeps throughput and last loss for the result block
-        of a run that is killed before it; `loss_path`: a file that gets one loss a line. The
-        graph's loss is named `train_loss`."""
-        self.folder = folder
-        self.steps, self.images = cfg.train_steps, cfg.batch_size * ranks.rank()[1]
-        left = self.steps - cfg.get('start_step', 0)
-        self.every = max(1, min(cfg.log_steps, left // 3))
-        self.loop = cfg.iterations_per_loop
-        # fewer than the updates after which the last good checkpoint would be deleted, at least 3
-        kept = cfg.get('checkpoint_steps', STALLED) * (cfg.get('keep_checkpoints', 5) - 1)
-        self.patience = max(3, min(STALLED, kept // self.loop - 1))  # a spike alone ends no run
-        self.loss_path, self.fps, self.last_loss = loss_path, None, None
-
-    def begin(self):
-        """Finds the step, the loss and, on the NPU, the loss scale."""
-        named = tf.get_default_graph().get_tensor_by_name
-        self.fetches = {'step': tf.train.get_global_step(), 'loss': named('train_loss:0')}
-        with contextlib.suppress(KeyError):
-            self.fetches['scale'] = named('progress_loss_scale:0')
-        recorded = tf.get_collection('record')
-        self.fetches['record'] = {t.op.name.split('record_')[-1]: t for t in recorded}
-        self.time = self.step = self.start = self.seen = None
-        self.attempts = self.not_finite = 0
-
-    def before_run(self, run_context):
-        """Asks for step and loss with every call."""
-        return tf.train.SessionRunArgs(self.fetches)
-
-    def after_run(self, run_context, run_values):
-        """Prints a line every interval."""
-        values, now = run_values.results, time.monotonic()
-        step = int(values['step'])  # of before or after this update: reads are not ordered
-        self.last_loss = float(values['loss'])
-        self.attempts = 0 if self.seen is None or step > self.seen else self.attempts + 1
-        self.seen = step
-        if self.attempts > STALLED:
-            raise RuntimeError(
-                f'{STALLED} steps in a row overflowed at step {step}, loss scale '
-                f'{values.get("scale")}: lower --learning_rate or --loss_scale'
-            )
-        self.not_finite = 0 if math.isfinite(self.last_loss) else self.not_finite + 1
-        if self.not_finite >= self.patience:
-            good = step - self.patience * self.loop
-            raise RuntimeError(
-                f'the loss was not finite for {self.patience} steps in a row, up to step {step}: '
-                f'lower --learning_rate. The checkpoints are kept; those up to step {good} are of '
-                'before, if any is left: --init_from takes one, with another --output_path'
-            )
-        target = self.steps if self.step is None else min(self.step + self.every, self.steps)
-        if self.step is None or step + self.loop >= target:
-            step = int(run_context.session.run(self.fetches['step']))
-            if self.step is None:
-                self.step, self.time = step, now
-            elif step >= target > self.step:
-                self._report(step, now, values.get('scale'))
-                self._record(step, values)
-
-    def _report(self, step, now, scale):
-        seconds = (now - self.time) / (step - self.step)
-        if self.start is None:
-            self.start = (step, now)
-        else:
-            self.fps = self.images * (step - self.start[0]) / (now - self.start[1])
-        eta = datetime.timedelta(seconds=round(seconds * (self.steps - step)))
-        more = f' loss_scale {float(scale):g}' if scale is not None else ''
-        print(
-            f'step {step}/{self.steps} loss {self.last_loss:.6g} {seconds:.4f} s/step '
-            f'{self.images / seconds:.2f} img/s eta {eta}{more}',
-            flush=True,
-        )
-        if self.loss_path:
-            with open(self.loss_path, 'a') as f:
-                f.write(f'{self.last_loss:.6g}\n')
-        if self.fps:
-            speed = {'fps': self.fps, 'loss': self.last_loss, 'images': self.images}
-            files.write_text(os.path.join(self.folder, 'speed.json'), json.dumps(speed))
-        self.step, self.time, self.speed = step, now, self.images / seconds
-
-    def _record(self, step, values):
-        """Adds a line to progress.jsonl, of which training.png is drawn, and the same scalars to
-        TensorBoard's events."""
-        row = {'loss': self.last_loss, 'images_per_second': self.speed, **values['record']}
-        if 'scale' in values:
-            row['loss_scale'] = values['scale']
-        row = {key: float(value) for key, value in row.items() if math.isfinite(value)}
-        with open(os.path.join(self.folder, plots.PROGRESS), 'a') as f:
-            f.write(json.dumps({'step': step, **row}) + '\n')
-        found = [tf.Summary.Value(tag=f'progress/{k}', simple_value=v) for k, v in row.items()]
-        writer = tf.summary.FileWriterCache.get(self.folder)
-        writer.add_summary(tf.Summary(value=found), step)
-        writer.flush()
 
 
 def write_result(cfg, folder: str, run_folder: str, accuracy: float | None = None) -> None:

@@ -4,7 +4,7 @@ layers (OSVOS section 4.1; the official training programs).
 
 from __future__ import annotations
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import data, model, npu
 from .losses import losses, stage_value

@@ -15,10 +15,8 @@ import shutil
 import sys
 import tempfile
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import files, weights
+from common.lazy import np, tf
 
 from . import cli, config
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import sys
 
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import davis
+from common.lazy import tf
 
 from . import cli, data, evaluate, model, npu, pretrained, ranks
 from .config import get_config

@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
-import numpy as np
-
 from common import masks, videos
+from common.lazy import np
 
 from . import demo, inference, pretrained, tracker
 

@@ -4,8 +4,7 @@ section 3.1; experiments/*/resnet.py), and the convolution and batch norm that t
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 

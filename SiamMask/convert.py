@@ -17,11 +17,10 @@ import functools
 import re
 import sys
 
-import numpy as np
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, model
 from .config import get_config

@@ -19,11 +19,8 @@ import itertools
 import os
 import random
 
-import cv2
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 from common import files, masks, processes
+from common.lazy import cv2, np, tf
 
 from . import ranks
 from .losses import targets
@@ -32,10 +29,11 @@ from .tracker import CROP, box_in_crop, warp_window
 
 WITH_MASKS = ('coco', 'ytb_vos', 'davis')  # sets that have masks (PT)
 LARGEST = 1e6  # px: coordinates that can be
-COLORS = np.array(  # directions of the color noise, R, G, B gray levels (PT rgbVar)
-    [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581],
-     [4.64467907, 4.73710203, 4.88324118]], np.float32
-)  # fmt: skip
+COLORS = (  # directions of the color noise, R, G, B gray levels (PT rgbVar)
+    (-0.55919361, 0.98062831, -0.41940627),
+    (1.72091413, 0.19879334, -1.82968581),
+    (4.64467907, 4.73710203, 4.88324118),
+)
 
 
 def input_fn(cfg, training: bool) -> tf.data.Dataset:
@@ -332,7 +330,7 @@ def augment(
         window[[k, k + 2]] = low + moved, high + moved
     box = (box - window[[0, 1, 0, 1]]) / np.array(stretch * 2)
     image = warp_window(image, window, size)
-    offset = np.dot(COLORS, normal.randn(3, 1))[::-1].reshape(3)
+    offset = np.dot(np.array(COLORS, np.float32), normal.randn(3, 1))[::-1].reshape(3)
     image = (image - offset).astype(np.float64)
     if blur > uniform.random():
         image = _blur(image, uniform, normal)

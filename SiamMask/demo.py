@@ -3,9 +3,12 @@ first frame.
 
     python -m SiamMask.demo --input=clip.mp4 --box=300,100,60,80 --box=20,40,50,50 --checkpoint=run
     python -m SiamMask.demo --input=frames --mask=first.png --checkpoint=run
+    python -m SiamMask.demo --input=clip.mp4 --select
+    python -m SiamMask.demo --camera=0
 
-A box is x, y, width, height in px. Writes masks/<frame>.png (ids in the order given), tracks.csv
-(frame, object, score, the four corners), overlay.mp4 and sheet.png.
+A box is x, y, width, height in px; --select and --camera open a window to draw it in. Writes
+masks/<frame>.png (ids in the order given), tracks.csv (frame, object, score, the four corners),
+overlay.mp4 and sheet.png.
 """
 
 from __future__ import annotations
@@ -14,12 +17,10 @@ import os
 import sys
 from collections.abc import Iterator
 
-import cv2
-import numpy as np
-
 from common import files, masks, videos, weights
+from common.lazy import cv2, np
 
-from . import cli, inference, pretrained, tracker
+from . import cli, inference, live, pretrained, tracker
 from .config import get_config
 
 
@@ -54,7 +55,7 @@ def draw(image: np.ndarray, ids: np.ndarray, states: dict) -> np.ndarray:
     """The frame with masks, rotated boxes, and axis-aligned boxes with the score."""
     image = masks.overlay(image, ids)
     for number, state in states.items():
-        color = masks.PALETTE[number][::-1].tolist()
+        color = masks.palette()[number][::-1].tolist()
         straight = tracker.corners(state['center'], state['size'])
         for points, width in ((state.get('polygon', straight), 2), (straight, 1)):
             points = np.round(points).astype(np.int32)
@@ -73,17 +74,41 @@ def row(name: str, number: int, state: dict) -> str:
     return f'{name},{number},{state["score"]:.4f},{numbers}'
 
 
+def before_camera(args) -> None:
+    """Runs the demo with --camera."""
+    live.check_window(f'--camera={args.camera}')
+    pretrained.choose(args)
+    cfg = cli.configure(args, get_config, args.checkpoint)
+    prefix = weights.checkpoint_prefix(args.checkpoint)
+    hyper = tracker.hyper_parameters(cfg, 'davis' if cfg.variant == 'sharp' else 'base')
+    with inference.load(prefix, inference.settings_for(cfg, 1)) as network:
+        cli.say_weights(cfg, prefix)
+        print(f'{live.follow(network, args.camera, hyper, draw)} frames', flush=True)
+
+
 @cli.program
 def main(argv=None):
     """Tracks, writes and draws every frame."""
     flags = cli.parser(__doc__)
-    cli.add_demo_flags(flags)
+    cli.add_demo_flags(flags, optional=True)
     flags.add_argument('--box', action='append', help='x,y,width,height; once an object')
     flags.add_argument('--mask', help='PNG of the first frame instead; ids are objects')
+    flags.add_argument('--select', action='store_true', help='draw the boxes with the mouse')
+    text = 'follow an object before this camera, such as 0, in a window; nothing is written'
+    flags.add_argument('--camera', type=int, help=text)
     flags.add_argument('--lost', type=float, default=0.0, help='score below which one is not drawn')
     args = flags.parse_args(argv)
+    if args.camera is not None:
+        before_camera(args)
+        return
+    if not args.input:
+        raise ValueError('--input=FILE_OR_FOLDER is needed, or --camera=0')
+    if args.select:
+        args.box = (args.box or []) + live.select_boxes(videos.first_frame(args.input))
     if bool(args.box) == bool(args.mask):
-        raise ValueError('either --box=x,y,width,height (once an object) or --mask=FILE is needed')
+        raise ValueError(
+            'either --box=x,y,width,height (once an object), --select or --mask=FILE is needed'
+        )
     pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
     prefix, ids = weights.checkpoint_prefix(args.checkpoint), None

@@ -17,16 +17,15 @@ import itertools
 import os
 import sys
 
-import numpy as np
-
 from common import davis, files, masks, metrics, report, videos, weights
 from common.files import stem
+from common.lazy import np
 
 from . import cli, evaluate_vot, inference, pretrained, tracker, vot
 from .config import HYPER, PAPER, TRACKING, get_config, tracking_settings
 
 DATASETS = ('vot', 'davis', 'youtube_vos')
-THRESHOLDS = np.arange(0.30, 0.81, 0.05)  # of mean IoU (PT tools/tune_vos.py)
+THRESHOLDS = tuple(k / 100 for k in range(30, 81, 5))  # of mean IoU (PT tools/tune_vos.py)
 
 
 def run(options, cfg) -> dict:

@@ -12,9 +12,8 @@ import random
 import re
 from typing import NamedTuple
 
-import numpy as np
-
 from common import files, plots, weights
+from common.lazy import np
 
 from . import cli, inference, tracker, vot
 from .config import PAPER

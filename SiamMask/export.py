@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import sys
 
-import tensorflow.compat.v1 as tf
+from common.lazy import tf
 
 from . import cli, model, pretrained
 from .backbone import scaled

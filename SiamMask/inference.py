@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import numpy as np
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import weights
+from common.lazy import np, tf
 
 from . import cli, npu, tracker
 from .backbone import scaled

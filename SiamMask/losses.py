@@ -7,8 +7,7 @@ without positives has a loss.
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu
 from .model import ANCHORS, MASK, PATCH, STRIDE
@@ -128,7 +127,7 @@ def grid(size: int, side: int) -> list[np.ndarray]:
     center = (size // 2 - side // 2 * STRIDE + STRIDE * np.arange(side)).astype(np.float32)
     y, x = np.meshgrid(center, center, indexing='ij')
     full = np.zeros((len(ANCHORS), side, side), np.float32)
-    return [full + x, full + y, *(full + v[:, None, None] for v in ANCHORS.T)]
+    return [full + x, full + y, *(full + v[:, None, None] for v in np.array(ANCHORS, np.float32).T)]
 
 
 def _overlap(x, y, width, height, box):

@@ -8,14 +8,13 @@ picks the best, so that a frame is one call.
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from .backbone import batch_norm, conv, resnet, scaled
 
 TEMPLATE, SEARCH = 127, 255  # px (section 4.1)
 STRIDE, SCORE = 8, 25  # px a cell, cells a side of the search image's score map
-ANCHORS = np.array([[104, 32], [88, 40], [64, 64], [40, 80], [32, 96]], np.float32)  # w, h px
+ANCHORS = ((104, 32), (88, 40), (64, 64), (40, 80), (32, 96))  # w, h px
 # of ratios 0.33, 0.5, 1, 2, 3 and scale 8, whole numbers (PT utils/anchors.py)
 MASK, PATCH = 63, 127  # px, sides of the base mask and of the refined one
 NECK = 256  # channels (PT custom.py)
@@ -269,7 +268,7 @@ def anchor_grid() -> list[np.ndarray]:
     """x, y (of the center, from the image's), width, height: float32 [5 * 625], anchor-major."""
     offset = (np.arange(SCORE) - SCORE // 2).astype(np.float32) * STRIDE
     y, x = (np.tile(v.ravel(), len(ANCHORS)) for v in np.meshgrid(offset, offset, indexing='ij'))
-    return [x, y, *np.repeat(ANCHORS.T, SCORE * SCORE, 1)]
+    return [x, y, *np.repeat(np.array(ANCHORS, np.float32).T, SCORE * SCORE, 1)]
 
 
 def _change(ratio):

@@ -5,8 +5,7 @@ code).
 
 from __future__ import annotations
 
-import numpy as np
-import tensorflow.compat.v1 as tf
+from common.lazy import np, tf
 
 from . import npu, ranks
 from .backbone import moving_statistics

@@ -20,16 +20,12 @@ import hashlib
 import json
 import os
 import sys
-import time
 import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-from pycocotools import mask as rle
-
-from common import coco, davis, files, masks, processes, youtube_vos
+from common import coco, console, davis, files, masks, processes, youtube_vos
 from common.files import stem
+from common.lazy import cv2, np, rle
 
 from . import cli
 from .config import BASE_SETS
@@ -40,7 +36,6 @@ SETS = (*(entry[0] for entry in BASE_SETS), 'davis')
 VALIDATION = 3000  # YouTube-VOS train videos from this one on are val.json (PT parse_ytb_vos.py)
 LEAST_AREA = 1000  # px, smaller objects of YouTube-VOS are left out (PT parse_ytb_vos.py)
 CHECKED = 50  # images of a set that --check_data decodes
-EVERY = 10  # s between two lines of progress
 PAGES = {
     'coco': coco.PAGE,
     'ytb_vos': youtube_vos.PAGE,
@@ -254,7 +249,6 @@ def cut(name: str, source: str, output: str, workers: int) -> list[str]:
       ValueError: nothing could be cut. RuntimeError: a process has died.
     """
     todo, found, faults = units(name, source), {}, []
-    begin, said = time.monotonic(), 0.0
     folder = os.path.join(cli.writable(output), f'crop{CROP}')
     task = functools.partial(_cut_unit, name, source, folder, todo)
     with contextlib.ExitStack() as stack:
@@ -263,17 +257,12 @@ def cut(name: str, source: str, output: str, workers: int) -> list[str]:
             results = processes.results((number,) for number in range(len(todo)))
         else:
             results = map(task, range(len(todo)))
-        for done, result in enumerate(results, 1):
+        for result in console.progress(results, name, len(todo), 'files'):
             if result.tracks:
                 found.setdefault(result.split, {})[result.key] = result.tracks
             for fault in result.faults:
                 print(f'{name}: left out: {fault}', flush=True)
             faults += result.faults
-            now = time.monotonic()
-            if now - said > EVERY or done == len(todo):
-                said = now
-                left = (now - begin) / done * (len(todo) - done)
-                print(f'{name}: {done}/{len(todo)} cut, {left:.0f} s left', flush=True)
     if not found:
         raise ValueError(f'{source} has no objects; {len(faults)} faults, first: {faults[:1]}')
     for split in sorted(found, key=lambda split: 'train' in split):  # train last

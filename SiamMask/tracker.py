@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
-import numpy as np
-
 from common import masks as files
+from common.lazy import cv2, np
 from common.videos import starts
 
 from . import vot

@@ -16,10 +16,10 @@ import os
 import shutil
 import sys
 
-import tensorflow.compat.v1 as tf
 from easydict import EasyDict
 
 from common import files, weights
+from common.lazy import tf
 
 from . import cli, data, evaluate, model, npu, optimizer, pretrained, ranks
 from . import prepare as crops

@@ -13,9 +13,8 @@ from __future__ import annotations
 import glob
 import os
 
-import numpy as np
-
 from common import files, masks
+from common.lazy import np
 
 INTERVALS = {  # frames low..high of EAO, from the sequence lengths (pysot-toolkit eao_benchmark.py)
     'VOT2016': (108, 371), 'VOT2017': (100, 356), 'VOT2018': (100, 356), 'VOT2019': (46, 291),

@@ -7,8 +7,7 @@ counts.
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
+from .lazy import cv2, np
 
 TOLERANCE = 0.008  # of the image diagonal: how far outlines may be apart (official bound_th)
 

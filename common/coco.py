@@ -15,11 +15,8 @@ import functools
 import io
 import os
 
-import numpy as np
-from pycocotools import mask as rle
-from pycocotools.coco import COCO
-
 from . import files
+from .lazy import cocotools, np, rle
 from .masks import check_files
 
 LONGEST = 2**15  # px, of a side of an image; COCO's have 640
@@ -44,7 +41,7 @@ def resolve(root: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def index(root: str, split: str) -> COCO:
+def index(root: str, split: str) -> cocotools.COCO:
     """The split's annotations, read once a process.
 
     Raises:
@@ -55,7 +52,7 @@ def index(root: str, split: str) -> COCO:
         raise FileNotFoundError(f'no COCO annotations at {path}. Expected {TREE}; download: {PAGE}')
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            found = COCO(path)
+            found = cocotools.COCO(path)
         _check_index(found)
         return found
     except (LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:

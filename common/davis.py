@@ -13,9 +13,8 @@ import glob
 import itertools
 import os
 
-import numpy as np
-
 from . import files
+from .lazy import np
 from .masks import check_files, read_mask
 
 PAGE = 'https://davischallenge.org (DAVIS 2016 / 2017, 480p)'

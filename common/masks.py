@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shlex
@@ -17,11 +18,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-from PIL import Image
-
 from . import files
+from .lazy import Image, cv2, np
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp')
 MOST_OBJECTS = 100  # ids above are grey values; DAVIS has 10 objects, YouTube-VOS 12
@@ -33,9 +31,10 @@ PLAYLISTS = (b'#EXTM3U', b'ffconcat', b'<?xml', b'<MPD', b'v=0', b'[')  # that f
 LOST_FRAMES = 0.02  # of a video, that a container may count too many
 
 
-def _palette() -> np.ndarray:
-    """The PASCAL VOC color map that DAVIS masks carry: bit i of the id goes to bit 7 - i // 3 of
-    channel i % 3."""
+@functools.lru_cache(maxsize=None)
+def palette() -> np.ndarray:
+    """The PASCAL VOC color map that DAVIS masks carry, uint8 [256, 3] of R, G, B: bit i of the id
+    goes to bit 7 - i // 3 of channel i % 3."""
     ids = np.arange(256)
     colors = np.zeros((256, 3), np.uint8)
     for bit in range(8):
@@ -44,7 +43,6 @@ def _palette() -> np.ndarray:
 
 
 GRABCUT_ROUNDS = 5  # of cv2.grabCut; more change nothing that shows
-PALETTE = _palette()  # uint8 [256, 3], R, G, B
 
 
 def read_image(path: str) -> np.ndarray:
@@ -247,8 +245,8 @@ def _from_colors(image, path):
     for channel in range(3):
         codes <<= 8
         codes |= image[..., channel]
-    palette = PALETTE[: MOST_OBJECTS + 1].astype(np.int32)
-    known = {int(code): number for number, code in enumerate(palette @ (65536, 256, 1))}
+    colors = palette()[: MOST_OBJECTS + 1].astype(np.int32)
+    known = {int(code): number for number, code in enumerate(colors @ (65536, 256, 1))}
     found = np.unique(codes)
     if not set(found.tolist()) <= set(known):
         raise ValueError(
@@ -399,7 +397,7 @@ def write_mask(path: str, mask: np.ndarray) -> None:
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f'a mask is uint8 [H, W], not {mask.dtype} {list(mask.shape)}')
     image = Image.fromarray(mask)
-    image.putpalette(PALETTE.ravel().tolist())
+    image.putpalette(palette().ravel().tolist())
     with files.replacing(path) as temporary:
         image.save(temporary, 'PNG')
 
@@ -432,7 +430,7 @@ def overlay(
     """
     if image.shape[:2] != mask.shape:
         raise ValueError(f'mask {list(mask.shape)} does not fit image {list(image.shape)}')
-    table = np.ascontiguousarray(PALETTE[None, :, ::-1])
+    table = np.ascontiguousarray(palette()[None, :, ::-1])
     colors = cv2.LUT(cv2.merge([mask, mask, mask]), table)
     inside = cv2.inRange(mask, 1, 254)
     mixed = cv2.copyTo(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), inside, image.copy())
@@ -441,7 +439,7 @@ def overlay(
         outlines = cv2.findContours(
             (mask == number).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )[-2]
-        cv2.drawContours(mixed, outlines, -1, PALETTE[number, ::-1].tolist(), 2)
+        cv2.drawContours(mixed, outlines, -1, palette()[number, ::-1].tolist(), 2)
     return mixed
 
 

@@ -20,10 +20,9 @@ import sys
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
-
 from . import davis, files, processes
 from .bitplanes import frame_scores
+from .lazy import np
 from .masks import read_values, shows_ids
 
 GLOBAL = ('J&F-Mean', 'J-Mean', 'J-Recall', 'J-Decay', 'F-Mean', 'F-Recall', 'F-Decay')

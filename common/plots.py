@@ -16,10 +16,8 @@ import os
 import sys
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
 from . import masks
+from .lazy import cv2, np
 
 COLORS = ('#2f6fb4', '#cf5a2e', '#2e8b57', '#8e55b3', '#a87f10', '#c2487a', '#2c8f96', '#707070')
 LOG_FROM = 50  # largest over smallest value from which an axis is logarithmic

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import connection
 from typing import NamedTuple
 
-import cv2
+from .lazy import cv2
 
 AHEAD = 8  # examples that are made in advance, a reader
 DEAD = 'a reader process has died: out of memory? Fewer --set=workers=... take less'
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a program
-GRACE = 10  # s that run_queue() leaves commands to end after SIGTERM
+GRACE = 60  # s that run_queue() leaves commands to end after SIGTERM
 
 
 class Reader(NamedTuple):

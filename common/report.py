@@ -21,10 +21,8 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
 from . import files, masks, plots
+from .lazy import cv2, np
 
 WORST = 12  # frames shown first
 PER_ROW = 2  # of these, at most, of one object

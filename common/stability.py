@@ -10,11 +10,10 @@ are near the published ones, not equal to them.
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
+from .lazy import cv2, np
 
 STEP = 3.0  # px, polygon tolerance and longest step along an outline (toolkit cont_th)
-RADII = np.logspace(np.log10(1 / 8), np.log10(2), 5)  # in mean distances (toolkit r_inner, r_outer)
+RINGS = 5  # radii between 1/8 and 2 mean distances (toolkit nbins_r, r_inner, r_outer)
 ANGLES = 12  # sectors (toolkit nbins_theta)
 FACTOR = 5.0  # 'magic number' that brings T to the range of J and F (toolkit)
 TINY = 2.2204e-16  # keeps empty histograms finite (toolkit)
@@ -48,14 +47,15 @@ def shape_contexts(points: np.ndarray) -> np.ndarray:
     """Normalized log-polar histograms of the other points around each: float64 [n, 60]."""
     n = len(points)
     if not n:
-        return np.zeros((0, ANGLES * len(RADII)))
+        return np.zeros((0, ANGLES * RINGS))
     away = points[None] - points[:, None]
     distance = np.linalg.norm(away, axis=2)
-    rings = (distance[..., None] < RADII * (distance.mean() + TINY)).sum(2)  # 0: outside
+    radii = np.logspace(np.log10(1 / 8), np.log10(2), RINGS)
+    rings = (distance[..., None] < radii * (distance.mean() + TINY)).sum(2)  # 0: outside
     sectors = np.floor(np.arctan2(away[..., 1], away[..., 0]) % (2 * np.pi) / (2 * np.pi / ANGLES))
     bins = np.minimum(sectors, ANGLES - 1).astype(int) + ANGLES * (rings - 1)
     rows = np.broadcast_to(np.arange(n)[:, None], (n, n))
-    histograms = np.zeros((n, ANGLES * len(RADII)))
+    histograms = np.zeros((n, ANGLES * RINGS))
     np.add.at(histograms, (rows[rings > 0], bins[rings > 0]), 1)
     return histograms / (histograms.sum(1, keepdims=True) + TINY)
 

@@ -5,26 +5,21 @@ scoring and drawing are here.
 
 from __future__ import annotations
 
-import datetime
 import glob
 import itertools
 import json
 import os
 import shutil
-import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
-import cv2
-import numpy as np
-from PIL import Image
-
-from . import davis, files, masks, metrics, plots, youtube_vos
+from . import console, davis, files, masks, metrics, plots, youtube_vos
 from .files import stem
+from .lazy import Image, cv2, np
 
 PREVIEW, PREVIEW_RATE, PREVIEW_WIDTH = 4, 10, 320  # s, frames/s and px of preview.webp, .gif
 SHEET = 8  # images of a contact sheet, at least, where there are so many frames
-EVERY = 10  # s between two lines of progress
 
 
 class Video(NamedTuple):
@@ -168,30 +163,6 @@ def _youtube_vos(root, name, split):
     )
 
 
-def progress(items: Iterable, what: str, total: int | None = None) -> Iterator:
-    """Passes the items on and prints how many there were, their rate and the time left, every
-    EVERY seconds and at the end."""
-    begin = last = time.monotonic()
-    count = 0
-    for item in items:
-        yield item
-        count += 1
-        now = time.monotonic()
-        if now - last >= EVERY:
-            print(_progress_line(what, count, total, now - begin), flush=True)
-            last = now
-    print(_progress_line(what, count, total, time.monotonic() - begin), flush=True)
-
-
-def _progress_line(what, count, total, seconds):
-    line = f'{what}: {count}{f"/{total}" if total else ""} frames'
-    if seconds > 0:
-        line += f', {count / seconds:.2f} frames/s'
-    if total and 0 < count < total:
-        line += f', eta {datetime.timedelta(seconds=round(seconds * (total - count) / count))}'
-    return line
-
-
 def evaluate(
     found: list[Video],
     segment: Callable,
@@ -242,7 +213,7 @@ def write_masks(video: Video, results: Iterable[np.ndarray], output_path: str) -
     left out of frames that do not show them."""
     folder = os.path.join(output_path, video.folder)
     os.makedirs(folder, exist_ok=True)
-    for ids, path in zip(progress(results, video.name, len(video.frames)), video.frames):
+    for ids, path in zip(console.progress(results, video.name, len(video.frames)), video.frames):
         name = stem(path)
         absent = [number for number, frames in video.shown.items() if name not in frames]
         ids = np.where(np.isin(ids, absent), 0, ids).astype(np.uint8) if absent else ids
@@ -277,13 +248,28 @@ def score(
         if results and found[0].year:
             print('not every frame has a mask: not scored by the official rules', flush=True)
     if not results:
-        print('no ground truth beyond the masks given: nothing scored', flush=True)
+        packed = pack_submission(found, output_path)
+        print(f'no ground truth beyond the masks given: nothing scored; {packed} holds the masks')
         return {}
     results.update(files.made_with(settings), paper=paper or {})
     results['where'] = {video.name: where(video) for video in found}
     metrics.write_results(results, output_path, set_name)
     plots.write_by_frame(results, os.path.join(output_path, 'plots'))
     return results
+
+
+def pack_submission(found: list[Video], output_path: str) -> str:
+    """Writes submission.zip, as the evaluation servers take it: of YouTube-VOS with
+    Annotations/<video>/<frame>.png, of DAVIS <video>/<frame>.png; returns its path."""
+    path = os.path.join(output_path, 'submission.zip')
+    top = '' if found[0].year else 'Annotations'
+    with files.replacing(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        for video in found:
+            for name in (f'{stem(frame)}.png' for frame in video.frames):
+                entry = zipfile.ZipInfo(os.path.join(top, video.name, name))  # of 1980, always
+                with open(os.path.join(output_path, video.folder, name), 'rb') as f:
+                    archive.writestr(entry, f.read())
+    return path
 
 
 def where(video: Video) -> dict:
@@ -431,7 +417,7 @@ def write_clip(
 
     def drawn():
         for i, (ids, (name, image)) in enumerate(
-            zip(progress(results, source), masks.read_frames(source))
+            zip(console.progress(results, source), masks.read_frames(source))
         ):
             masks.write_mask(os.path.join(folder, name + '.png'), ids)
             overlay = draw(image, ids)

@@ -25,31 +25,31 @@ import tokenize
 import zipfile
 import zlib
 
-import numpy as np
+from .lazy import np
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a torch file before 1.6 (serialization.py)
 LEGACY_START = pickle.dumps(LEGACY_MAGIC, 2)[2:-1]
 PICKLE_STARTS = (b'\x80', b'(d', b'}', b'ccollections\n')  # since protocol 2, or a dict before it
 TABLE_END = (0xDB4775248B80FB57).to_bytes(8, 'little')  # of TensorFlow's files before V2 (table.cc)
-STORAGES = {
-    'FloatStorage': np.float32,
-    'DoubleStorage': np.float64,
-    'HalfStorage': np.float16,
-    'LongStorage': np.int64,
-    'IntStorage': np.int32,
-    'ShortStorage': np.int16,
-    'CharStorage': np.int8,
-    'ByteStorage': np.uint8,
-    'BoolStorage': np.bool_,
+STORAGES = {  # numpy's names of the dtypes of PyTorch's storages
+    'FloatStorage': 'float32',
+    'DoubleStorage': 'float64',
+    'HalfStorage': 'float16',
+    'LongStorage': 'int64',
+    'IntStorage': 'int32',
+    'ShortStorage': 'int16',
+    'CharStorage': 'int8',
+    'ByteStorage': 'uint8',
+    'BoolStorage': 'bool',
 }
-MINDSPORE_TYPES = {
-    'Float32': np.float32,
-    'Float16': np.float16,
-    'Float64': np.float64,
-    'Int32': np.int32,
-    'Int64': np.int64,
-    'UInt8': np.uint8,
-    'Bool': np.bool_,
+MINDSPORE_TYPES = {  # dtypes of MindSpore's checkpoint.proto
+    'Float32': 'float32',
+    'Float16': 'float16',
+    'Float64': 'float64',
+    'Int32': 'int32',
+    'Int64': 'int64',
+    'UInt8': 'uint8',
+    'Bool': 'bool',
 }
 SECONDS = 300  # that a reader in a process of its own may take
 MESSAGE = 500  # characters of an error that are shown

@@ -12,10 +12,9 @@ from __future__ import annotations
 import functools
 import os
 
-import numpy as np
-
 from . import files
 from .files import stem
+from .lazy import np
 from .masks import check_files, read_mask
 
 PAGE = 'https://youtube-vos.org/dataset/vos'

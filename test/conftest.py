@@ -16,29 +16,44 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # TF 2.15: same float order
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
-LONGEST = (  # of all test files: they begin first, so that the workers end together
+LONGEST = (  # of all test files, the longest first: so the workers end together
     'test_manet_programs',
     'test_siammask_programs',
+    'test_npu_graphs',
     'test_osmn_programs',
     'test_colornet_programs',
-    'test_programs',
-    'test_npu_graphs',
     'test_ranks',
+    'test_programs',
+    'test_pretrained',
+    'test_wrappers',
+    'test_npu_osvos',
+    'test_osvos',
+    'test_osmn',
+    'test_manet_page',
     'test_soak',
+    'test_siammask',
+    'test_manet',
+    'test_colornet',
+    'test_osvos_convert',
+    'test_api',
+    'test_osvos_narrow',
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the longest files first where pytest-xdist hands whole files out to workers, in this
-    order; alone, pytest keeps its own, in which quick tests come early."""
-    if 'PYTEST_XDIST_WORKER' not in os.environ:
-        return
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hands whole files out to the workers in the order of LONGEST; pytest-xdist's own is by the
+    number of tests in a file. Alone, pytest takes them by name."""
+    from xdist.scheduler import LoadFileScheduling
 
-    def position(item):
-        name = item.path.stem
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    class LongestFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node):
+            for name in reversed(LONGEST):
+                if f'test/{name}.py' in self.workqueue:
+                    self.workqueue.move_to_end(f'test/{name}.py', last=False)
+            super()._assign_work_unit(node)
 
-    items.sort(key=position)
+    return LongestFirst(config, log)
 
 
 @pytest.fixture(scope='session')
@@ -135,8 +150,9 @@ def no_npu(request, monkeypatch):
 
 @pytest.fixture(scope='session', autouse=True)
 def quick_tensorflow():
-    """Leaves out what takes a third of the time of a training of a few steps and what no test looks
-    at: the rewriting of graphs before they run, graph.pbtxt, and the graph beside each checkpoint.
+    """Leaves out what takes half of the time of a training of a few steps and what no test looks
+    at: the rewriting of graphs before they run, the graph beside each checkpoint and in the event
+    files, warnings of deprecated arguments, for which each call's arguments are named.
 
     It holds for the test process. Programs that a test starts as processes of their own, the
     wrappers among them, run as they are.
@@ -147,9 +163,10 @@ def quick_tensorflow():
     import tensorflow.compat.v1 as tf
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.client import session
-    from tensorflow.python.training import basic_session_run_hooks
+    from tensorflow.python.util import deprecation
 
     begin, export = session.BaseSession.__init__, tf.train.Saver.export_meta_graph
+    open_events = tf.summary.FileWriter.__init__
 
     def begin_unoptimized(self, target='', graph=None, config=None):
         changed = config_pb2.ConfigProto()
@@ -162,8 +179,18 @@ def quick_tensorflow():
     def export_no_file(self, filename=None, *args, **kwargs):
         return None if filename else export(self, filename, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
+    def write_no_graph(self, logdir, graph=None, **kwargs):
+        open_events(self, logdir, **kwargs)
+
+    def save_first(self, new_session, coord):
+        """CheckpointSaverHook.after_create_session without the graph."""
+        step = new_session.run(self._global_step_tensor)
+        self._save(new_session, step)
+        self._timer.update_last_triggered_step(step)
+
+    with pytest.MonkeyPatch.context() as patch, deprecation.silence():
         patch.setattr(tf.train.Saver, 'export_meta_graph', export_no_file)
         patch.setattr(session.BaseSession, '__init__', begin_unoptimized)
-        patch.setattr(basic_session_run_hooks.training_util, 'write_graph', lambda *a, **k: None)
+        patch.setattr(tf.train.CheckpointSaverHook, 'after_create_session', save_first)
+        patch.setattr(tf.summary.FileWriter, '__init__', write_no_graph)
         yield

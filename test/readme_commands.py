@@ -31,6 +31,7 @@ LEFT_OUT = (
     (r'RANK_TABLE_FILE', 'needs NPUs'),
     (r'^cd |\.\./vgg', 'needs an NPU'),
     (r'--hosts=10\.', 'needs a second machine'),
+    (r'--select|--camera', 'needs a display'),
     (r'SiamMask\.convert|infer_vos_dul|color_dul|OSVOS_parent', 'the published file is not here'),
     (r'=parent\b.*=online\b|output_path=osvos\b|train_coco|osmn_coco', 'as the line before'),
     (r'siammask_vot|save_step|manet_davis', 'as the line before'),

@@ -16,6 +16,7 @@ from PIL import Image
 from recorded.colornet_made import made_frames
 
 from ColorNet import (
+    adamw,
     augment,
     backbone,
     config,
@@ -239,7 +240,7 @@ def test_optimizers_step_as_pytorch(recorded, name, resource):
             for n, s in zip(('a/weights', 'a/biases'), start)
         ]
         feed = [tf.placeholder(tf.float32, [6]) for _ in values]
-        optimizer = train.AdamW(tf.constant(1e-3), cfg)
+        optimizer = adamw.AdamW(tf.constant(1e-3), cfg)
         run = optimizer.apply_gradients(list(zip(feed, values)), step)
         names = {v.op.name for v in tf.global_variables()}  # as in checkpoints made before
         slots = {f'a/{n}/{slot}' for n in ('weights', 'biases') for slot in ('AdamW', 'AdamW_1')}

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 from ColorNet import (
+    backbone,
     cli,
     config,
     convert,
@@ -36,6 +37,14 @@ SMALL = ['--device=cpu', '--batch_size=2'] + [
                      radius=4.0).items()
 ]  # fmt: skip
 FIRST_2 = 'drawn-x,drawn-y'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shallow():
+    """One block a stage: what is tested here is what the programs do around the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, 'BLOCKS', 1)
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -525,7 +534,7 @@ def test_official_inference_command(run, old_data, drawn, tmp_path, monkeypatch,
     frame = masks.read_image(f'{drawn["davis2017"]}/JPEGImages/480p/drawn-x/00000.jpg')
     shown = masks.read_image(str(output / 'cls_vis/drawn-x/00000.png'))
     assert np.abs(shown[ids == 0].astype(int) - frame[ids == 0]).max() == 0
-    mixed = 0.3 * frame + 0.7 * masks.PALETTE[ids][..., ::-1]
+    mixed = 0.3 * frame + 0.7 * masks.palette()[ids][..., ::-1]
     assert np.abs(shown - mixed)[ids > 0].max() <= 1
     again = official_command(run, '--size', '80', '48', infer_list='filelists/val_davis2017_test')
     monkeypatch.setattr(infer_vos_dul, 'segment', lambda network, cfg, listed, path: print(
@@ -594,7 +603,8 @@ def source_arrays(cfg):
 
 
 @pytest.mark.parametrize('size,dul,kernel', [('S', True, 7), ('DUL', True, 7)])
-def test_import_of_named_arrays(tmp_path, capsys, fails, size, dul, kernel):
+def test_import_of_named_arrays(tmp_path, capsys, fails, monkeypatch, size, dul, kernel):
+    monkeypatch.setattr(backbone, 'BLOCKS', 2)  # as published
     cfg = config.get_config('dul' if size == 'DUL' else 'full')
     cfg.update(model_size=size, is_dul=dul, first_kernal_size=kernel)
     arrays = source_arrays(cfg)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import files, masks, metrics, videos, youtube_vos
+from common import console, files, masks, metrics, videos, youtube_vos
 
 ONE = 'drawn-x'
 VIDEO = '0ddddddddd'  # of valid: only the first frame has a mask
@@ -214,6 +215,13 @@ def test_nothing_is_scored_without_ground_truth(drawn, tmp_path, capsys):
     found = videos.find(drawn['youtube_vos'], 'youtube_vos')
     assert videos.evaluate(found, keep_given, str(tmp_path), {}) == {}
     assert 'nothing scored' in capsys.readouterr().out
+    with zipfile.ZipFile(str(tmp_path / 'submission.zip')) as archive:  # as the server takes it
+        names = {f'Annotations/{v.name}/{files.stem(path)}.png' for v in found for path in v.frames}
+        assert set(archive.namelist()) == names
+        path = found[0].frames[-1]
+        written = tmp_path / 'Annotations' / found[0].name / f'{files.stem(path)}.png'
+        name = f'Annotations/{found[0].name}/{files.stem(path)}.png'
+        assert archive.read(name) == written.read_bytes()
     videos.print_scores({})
     assert not (tmp_path / 'results.json').exists() and capsys.readouterr().out == ''
 
@@ -247,21 +255,32 @@ def none_of(video):
 
 def test_progress(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(videos.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(console.time, 'monotonic', lambda: now[0])
 
     def items():
         for n in range(4):
             now[0] += 6
             yield n
 
-    assert list(videos.progress(items(), 'clip', 4)) == [0, 1, 2, 3]
+    assert list(console.progress(items(), 'clip', 4)) == [0, 1, 2, 3]
     assert capsys.readouterr().out.splitlines() == [
         'clip: 2/4 frames, 0.17 frames/s, eta 0:00:12',
         'clip: 4/4 frames, 0.17 frames/s',
         'clip: 4/4 frames, 0.17 frames/s',
     ]
-    assert list(videos.progress([], 'clip')) == []
+    assert list(console.progress([], 'clip')) == []
     assert capsys.readouterr().out == 'clip: 0 frames\n'
+    try:
+        console.set_form('json')
+        assert list(console.progress(items(), 'clip', 4)) == [0, 1, 2, 3]
+        first = json.loads(capsys.readouterr().out.splitlines()[0])
+        assert first.pop('frames_per_second') == pytest.approx(2 / 12)
+        assert first == {'what': 'clip', 'done': 2, 'of': 4, 'seconds_left': 12.0}
+        console.set_form('none')
+        assert list(console.progress(items(), 'clip', 4)) == [0, 1, 2, 3]
+        assert capsys.readouterr().out == ''
+    finally:
+        console.set_form('text')
 
 
 # --- draw, a user's own clip --------------------------------------------------------------------

@@ -30,6 +30,8 @@ FILES = {
     'ranks.py',
     'cli.py',
     'pretrained.py',
+    'progress.py',
+    'averaging.py',
     'modelzoo_level.txt',
     'LICENSE',
     'requirements.txt',
@@ -47,6 +49,8 @@ TWINS = [
     'ranks.py',
     'cli.py',
     'pretrained.py',
+    'progress.py',
+    'averaging.py',
     'LICENSE',
     'requirements.txt',
     'test/env.sh',
@@ -63,8 +67,8 @@ HEADINGS = [
     'Differences from the original',
     'Files',
 ]
-COMMON = {'__init__', 'files', 'davis', 'youtube_vos', 'coco', 'videos', 'masks', 'weights'}
-COMMON |= {'processes', 'metrics', 'bitplanes', 'stability', 'plots', 'report'}
+COMMON = {'__init__', 'lazy', 'files', 'davis', 'youtube_vos', 'coco', 'videos', 'masks', 'weights'}
+COMMON |= {'processes', 'console', 'metrics', 'bitplanes', 'stability', 'plots', 'report'}
 TOP = {
     'README.md',
     'README_CN.md',

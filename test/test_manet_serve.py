@@ -75,7 +75,7 @@ class Server:
     def mask(self, t):
         image = Image.open(io.BytesIO(self.get(f'masks/{t}.png').data))
         assert image.mode == 'P' and image.info['transparency'] == 0
-        assert image.getpalette()[: 3 * 256] == masks.PALETTE.ravel().tolist()
+        assert image.getpalette()[: 3 * 256] == masks.palette().ravel().tolist()
         return np.array(image)
 
 

@@ -19,6 +19,10 @@ import pytest
 import tensorflow.compat.v1 as tf
 from npu_standin import load_fixture  # noqa: F401 (pytest finds the fixture here)
 
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 7), reason='npu_bridge is for Python 3.7 and TensorFlow 1.15'
+)
+
 COMMON = ['--device=npu', '--steps=2', '--set=workers=0']
 SETTINGS = {
     'OSMN': ['batch_size=2', 'height=64', 'width=64', 'guide_size=32', 'channels=0.07'],
@@ -166,7 +170,6 @@ def checkpoints(tmp_path_factory):
     return write
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 7), reason='once: on the reference stack')
 @pytest.mark.parametrize('model', list(FULL))
 def test_the_whole_network_keeps_the_rules_of_the_npu(model, checked, paths, tmp_path):
     """The training graph of preset full, as large as it is trained."""

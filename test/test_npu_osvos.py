@@ -17,7 +17,11 @@ import tensorflow.compat.v1 as tf
 from npu_standin import control_flow, load_fixture, write_table  # noqa: F401 (a fixture)
 
 from common import weights
-from OSVOS import backbone, cli, config, evaluate, npu, online, train
+from OSVOS import backbone, cli, config, evaluate, npu, online, progress, train
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 7), reason='npu_bridge is for Python 3.7 and TensorFlow 1.15'
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -95,7 +99,7 @@ def test_dynamic_loss_scale_recovers_with_the_oldest_adapter(trained):
 def after_updates(results, tmp_path):
     """Has a progress hook see the results of updates, one after the other."""
     cfg = config.get_config('smoke')
-    hook = npu.ProgressHook(cfg, str(tmp_path))
+    hook = progress.ProgressHook(cfg, str(tmp_path))
     hook.attempts = hook.not_finite = hook.step = hook.time = 0
     hook.seen = hook.start = None
     for result in results:
@@ -105,7 +109,7 @@ def after_updates(results, tmp_path):
 def test_a_run_that_does_not_advance_ends(tmp_path, monkeypatch):
     """A loss scale that has collapsed, or a loss that stays non-finite: never a silent endless
     run."""
-    monkeypatch.setattr(npu, 'STALLED', 5)
+    monkeypatch.setattr(progress, 'STALLED', 5)
     stuck = [{'step': 1, 'loss': 0.5, 'scale': 1.0}] * 7
     with pytest.raises(RuntimeError, match='5 steps in a row overflowed at step 1, loss scale 1.0'):
         after_updates(stuck, tmp_path)

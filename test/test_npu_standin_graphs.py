@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from npu_standin import (  # noqa: F401 (pytest finds the fixtures here)
     mixlist_fixture,
     session_config,
     write_table,
+)
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 7), reason='npu_bridge is for Python 3.7 and TensorFlow 1.15'
 )
 
 SIZE = 4  # px of the little pictures

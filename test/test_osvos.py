@@ -317,7 +317,8 @@ def test_plain_example_is_the_frame_minus_mean(drawn):
     image, mask = data.example(
         image_path.encode(), mask_path.encode(), 0, False, 0.0, 1.0, (180, 320)
     )
-    assert np.array_equal(image, masks.read_image(image_path).astype(np.float32) - data.MEAN)
+    expected = masks.read_image(image_path).astype(np.float32) - np.float32(data.MEAN)
+    assert np.array_equal(image, expected)
     assert np.array_equal(mask[..., 0], masks.read_mask(mask_path))
 
 

@@ -106,6 +106,20 @@ def test_help_names_the_command_and_every_flag(model, name, capsys):
     assert '--set NAME=VALUE' in text
 
 
+def test_help_waits_for_no_heavy_package():
+    """TensorFlow takes seconds to import, numpy and OpenCV tenths: common/lazy.py leaves them out
+    until they are used."""
+    lazy = ('numpy', 'cv2', 'scipy', 'PIL', 'pycocotools', 'tensorflow', 'werkzeug')
+    modules = [f'{model}.{name}' for model, name in EVERY] + ['common.metrics', 'common.report']
+    code = (
+        'import importlib, sys\n'
+        f'for name in {modules}: importlib.import_module(name)\n'
+        f'print([name for name in {lazy} if name in sys.modules])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=str(ROOT), capture_output=True)
+    assert done.stdout.decode().strip() == '[]', done.stderr.decode()
+
+
 def test_module_without_tensorflow_says_what_to_do():
     """One line, no traceback; the module passes its exit status on."""
     code = (
@@ -429,7 +443,7 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
     command = [
         sys.executable, '-W', 'ignore', '-m', 'OSVOS.online', f'--data_path={drawn["davis"]}',
         f'--checkpoint={run}', f'--output_path={tmp_path}/online', '--device=cpu',
-        '--online_steps=100000',
+        '--online_steps=100000', '--set=log_steps=1',
     ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -441,7 +455,7 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
                 break
         log = next((tmp_path / 'online').glob('*.log'))
         end = time.monotonic() + 600
-        while time.monotonic() < end and 'variables from' not in log.read_text():
+        while time.monotonic() < end and '\nstep ' not in log.read_text():  # then a call is short
             time.sleep(0.1)
         process.terminate()
         printed, errors = process.communicate(timeout=600)

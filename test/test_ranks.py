@@ -315,6 +315,9 @@ def two_hosts():
             run_ip('netns', 'del', name)
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 7), reason='once; two ranks train and are killed on both stacks'
+)
 def test_two_hosts_train_together_and_a_lost_one_ends_the_other(collection, drawn, two_hosts):
     hosts = ','.join(f'{address}:29711' for _, address in two_hosts)
     flags = [f'--data_path={drawn["davis"]}', f'--hosts={hosts}', '--steps=100000']

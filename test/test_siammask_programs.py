@@ -21,9 +21,10 @@ from SiamMask import (
     evaluate,
     export,
     inference,
+    live,
     model,
-    npu,
     prepare,
+    progress,
     tracker,
     train,
     vot,
@@ -164,7 +165,7 @@ def loss_of_one_weight(outputs, labels, cfg):
 
 def test_a_loss_that_stays_useless_ends_the_run(crops, tmp_path, monkeypatch, fails):
     """Updates that are left out one after the other (not finite, or above highest_loss)."""
-    monkeypatch.setattr(npu, 'STALLED', 3)
+    monkeypatch.setattr(progress, 'STALLED', 3)
     monkeypatch.setattr(model, 'network', lambda features, cfg, training: {})
     monkeypatch.setattr(train, 'losses', loss_of_one_weight)
     flags = [*SMALL, '--preset=smoke', f'--data_path={crops}', f'--output_path={tmp_path}/run']
@@ -384,6 +385,56 @@ def test_objects_that_appear_later_and_more_than_a_call_takes(sharp, drawn):
     np.testing.assert_allclose(alone[3][1][4]['center'], steps[3][1][4]['center'], atol=1e-3)
 
 
+class Camera:
+    """cv2.VideoCapture of a camera that gives four frames."""
+
+    def __init__(self, number):
+        self.frames = [] if number else [np.full((90, 160, 3), 20 * t, np.uint8) for t in range(4)]
+
+    def isOpened(self):  # noqa: N802 (OpenCV's name)
+        return bool(self.frames)
+
+    def read(self):
+        return (True, self.frames.pop()) if self.frames else (False, None)
+
+    def release(self):
+        self.frames = []
+
+
+def test_boxes_drawn_in_a_window_and_a_camera(run, drawn, tmp_path, monkeypatch, capsys, fails):
+    """OpenCV's windows and camera are stood in for: there is no display here."""
+    shown = []
+    monkeypatch.setattr(live, 'check_window', lambda flag: None)
+    monkeypatch.setattr(cv2, 'selectROIs', lambda *args, **keys: np.array([[20, 30, 40, 20]]))
+    monkeypatch.setattr(cv2, 'imshow', lambda name, image: shown.append(image))
+    monkeypatch.setattr(cv2, 'waitKey', lambda milliseconds: -1)
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    for name in ('destroyWindow', 'destroyAllWindows'):
+        monkeypatch.setattr(cv2, name, lambda *args: None)
+    flags = ['--device=cpu', f'--checkpoint={run}']
+    assert demo.main([*flags, '--camera=0']) == 0
+    assert capsys.readouterr().out.endswith('4 frames\n') and len(shown) == 4
+    assert shown[0].shape == (90, 160, 3) and not np.array_equal(shown[0], shown[1])
+    assert '--camera=7: OpenCV cannot open that camera' in fails(demo, *flags, '--camera=7')
+    monkeypatch.undo()
+    monkeypatch.setattr(live, 'select_boxes', lambda image: ['20,30,40,20'])
+    frames = Path(vot.load(drawn['vot'])[0]['frames'][0]).parent
+    command = [*flags, f'--input={frames}', '--select', f'--output_path={tmp_path}']
+    assert demo.main(command) == 0 and (tmp_path / 'tracks.csv').is_file()
+
+
+def test_windows_that_cannot_be_opened(drawn, monkeypatch, fails):
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    frames = Path(vot.load(drawn['vot'])[0]['frames'][0]).parent
+    flags = ['--device=cpu', f'--input={frames}', '--select']
+    monkeypatch.setattr(cv2, 'getBuildInformation', lambda: '  GUI:       GTK3\n')
+    assert '--select: there is no display' in fails(demo, *flags)
+    monkeypatch.setattr(cv2, 'getBuildInformation', lambda: '  GUI:       NONE\n')
+    message = fails(demo, '--device=cpu', '--camera=0')
+    assert '--camera=0: this OpenCV has no windows' in message and '--box' in message
+
+
 def test_demo_with_boxes_and_with_a_mask(sharp, drawn, tmp_path, capsys, fails):
     folder = tmp_path / 'frames'
     folder.mkdir()
@@ -591,7 +642,7 @@ def test_training_learns_to_track(run, crops, drawn, tmp_path):
     flags = ['--device=cpu', '--preset=smoke', f'--data_path={crops}', '--set=workers=0',
              '--set=channels=0.12', '--set=blocks=[1,1,1]', '--batch_size=6', '--set=gray=0.0',
              '--set=search_blur=0.0', '--set=negative=0.1']  # fmt: skip
-    assert train.main([*flags, '--steps=40', f'--output_path={tmp_path}']) == 0
+    assert train.main([*flags, '--steps=32', f'--output_path={tmp_path}']) == 0
     overlaps = []
     for folder in (run, tmp_path):
         cfg = settings(folder, 'smoke')
@@ -603,5 +654,5 @@ def test_training_learns_to_track(run, crops, drawn, tmp_path):
                 size = (sequence['width'], sequence['height'])
                 rows.append(vot.run_overlaps(found, sequence, size)[1:].mean())
         overlaps.append(np.mean(rows))
-    print('mean overlap after 2 and 40 updates:', overlaps)
+    print('mean overlap after 2 and 32 updates:', overlaps)
     assert overlaps[1] > overlaps[0] + 0.1 and overlaps[1] > 0.3

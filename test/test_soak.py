@@ -549,13 +549,13 @@ def test_a_loss_that_is_not_finite_ends_before_the_last_good_checkpoint_is_delet
     are waited for in any case: where SiamMask leaves an update out, its loss is infinite once."""
     import tensorflow.compat.v1 as tf
 
-    from OSVOS import npu
+    from OSVOS import progress
     from OSVOS.config import get_config
 
-    for every, kept, patience in ((2, 3, 3), (1, 1, 3), (1000, 5, npu.STALLED)):
+    for every, kept, patience in ((2, 3, 3), (1, 1, 3), (1000, 5, progress.STALLED)):
         cfg = get_config('smoke')
         cfg.update(checkpoint_steps=every, keep_checkpoints=kept, train_steps=10**6)
-        hook = npu.ProgressHook(cfg, str(tmp_path))
+        hook = progress.ProgressHook(cfg, str(tmp_path))
         hook.attempts = hook.not_finite = hook.step = hook.time = 0
         hook.seen, hook.start, hook.every = None, None, 10**6
         bad = [{'step': 10 + step, 'loss': float('nan')} for step in range(patience)]

@@ -125,7 +125,7 @@ def _png(array, kind, bits=8, interlaced=False, more=()):
     return mutations.png(parts)
 
 
-PALETTE = (b'PLTE', masks.PALETTE[:8].tobytes())
+PALETTE = (b'PLTE', masks.palette()[:8].tobytes())
 PROFILE = (b'iCCP', b'profile\0\0' + zlib.compress(b'\0' * 128))
 
 
@@ -157,8 +157,8 @@ def make_masks(folder: str) -> list[str]:
         'interlaced': _png(IDS, 3, interlaced=True, more=[PALETTE]),
         'profile': _png(IDS, 3, more=[PROFILE, PALETTE]),
         'grey': _png(IDS, 0),
-        'colors': _png(masks.PALETTE[IDS], 2),
-        'colors_alpha': _png(np.dstack([masks.PALETTE[IDS], np.full((H, W), 255)]), 6),
+        'colors': _png(masks.palette()[IDS], 2),
+        'colors_alpha': _png(np.dstack([masks.palette()[IDS], np.full((H, W), 255)]), 6),
     }
     return _written(folder, texts, 'png')
 

@@ -39,7 +39,7 @@ import mutations  # noqa: E402
 
 SECONDS, MEMORY = 10, 2**30  # of the processor, bytes: of a case
 HANGS = 90  # s of a clock, after which a case does not end: the machine may be shared
-CLEAR = (OSError, ValueError, RuntimeError)  # of cli.ERRORS, without TensorFlow's
+CLEAR = (OSError, ValueError, RuntimeError)  # of cli.errors(), without TensorFlow's
 OUT_OF_MEMORY = ('MemoryError', 'Unable to allocate', 'std::bad_alloc', 'Insufficient memory')
 STARTING = 120  # s, until a process has imported TensorFlow
 
