@@ -51,10 +51,10 @@ def main(argv=None):
     cfg.test_height = args.height or cfg.test_height or SIZE[0]
     cfg.test_width = args.width or cfg.test_width or SIZE[1]
     output_path = cli.writable(args.output_path)
-    cli.export_graph(lambda: build_features(cfg), cfg.name, args.checkpoint, output_path)
+    cli.export_graph(lambda: build_features(cfg), cfg.name, args, output_path)
     if args.votes:
         name = f'{cfg.name}_votes'
-        cli.export_graph(lambda: build_votes(cfg), name, args.checkpoint, output_path)
+        cli.export_graph(lambda: build_votes(cfg), name, args, output_path)
 
 
 if __name__ == '__main__':

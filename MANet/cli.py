@@ -245,13 +245,14 @@ def say_converted(args, kind: str, arrays: dict, left_out: list) -> None:
     print(f'left out: {len(left_out)} arrays {left_out[:5]}')
 
 
-def add_export_flags(flags: argparse.ArgumentParser) -> None:
-    """What export has in every folder."""
+def add_export_flags(flags: argparse.ArgumentParser, sizes: bool = True) -> None:
+    """What export has in every folder; `sizes`: --height and --width, where frames are exported."""
     add = flags.add_argument
     add('--checkpoint', help=CHECKPOINT)
     add('--output_path', default='exported')
-    add('--height', type=positive, help='px; default: of the settings')
-    add('--width', type=positive, help='px; default: of the settings')
+    add('--onnx', action='store_true', help='write ONNX too; needs tf2onnx')
+    for side in ('height', 'width') if sizes else ():
+        add(f'--{side}', type=positive, help='px; default: of the settings')
 
 
 def demo_folder(args) -> str:
@@ -796,24 +797,26 @@ def write_checkpoint(arrays: dict, prefix: str, settings: dict | None, source: s
     return prefix
 
 
-def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
-    """Writes saved_model_<name>/ and <name>.pb of a graph with a checkpoint's weights, and prints
-    the ATC command.
+def export_graph(build, name: str, args, output_path: str) -> None:
+    """Writes saved_model_<name>/ and <name>.pb of a graph with a checkpoint's weights, with --onnx
+    <name>.onnx too, and prints the ATC command.
 
     Args:
       build: function without arguments that builds the graph and gives (inputs, outputs), dicts of
         tensors.
       name: of the files.
-      checkpoint: folder or prefix.
+      args: checkpoint, a folder or prefix, and onnx.
       output_path: folder.
 
     What a killed export has written is kept.
 
     Raises:
       FileExistsError, ValueError: the folder is there already, of something else. ValueError: a
-      checkpoint of another network.
+      checkpoint of another network. ImportError: --onnx without tf2onnx.
     """
-    prefix = weights.checkpoint_prefix(checkpoint)
+    if args.onnx:
+        _tf2onnx()
+    prefix = weights.checkpoint_prefix(args.checkpoint)
     folder = os.path.join(output_path, f'saved_model_{name}')
     frozen_path = os.path.join(output_path, f'{name}.pb')
     with tf.Graph().as_default(), tf.Session() as session:
@@ -821,11 +824,14 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
         outputs = {key: tf.identity(tensor, f'out_{key}') for key, tensor in outputs.items()}
         made = {'checkpoint': files.fingerprint(f'{prefix}.index')}
         made.update({t.op.name: t.shape.as_list() for t in (*inputs.values(), *outputs.values())})
+        if args.onnx:  # some graphs are then made of other operators
+            made['onnx'] = True
         if os.path.exists(folder):
             if not os.path.isfile(os.path.join(folder, 'made_from.json')):
                 raise FileExistsError(f'{folder} is there already; choose another --output_path')
             files.claim(folder, made)
             print(f'{folder} is there already, of this checkpoint: kept', flush=True)
+            _write_onnx(args, frozen_path, inputs, outputs)
             return
         if tf.global_variables():
             restore(session, prefix)
@@ -835,6 +841,7 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
         )
         with files.replacing(frozen_path) as temporary, open(temporary, 'wb') as f:
             f.write(frozen.SerializeToString())
+        _write_onnx(args, frozen_path, inputs, outputs)
         scratch = tempfile.mkdtemp(prefix=f'.{name}-', dir=output_path)
         try:
             model = os.path.join(scratch, 'saved_model')
@@ -855,3 +862,31 @@ def export_graph(build, name: str, checkpoint: str, output_path: str) -> None:
         f'--out_nodes="{wanted}" --soc_version=Ascend910A',
         flush=True,
     )
+
+
+def _tf2onnx():
+    try:
+        import tf2onnx
+    except ImportError:
+        raise ImportError(
+            '--onnx needs tf2onnx: python -m pip install --no-deps tf2onnx==1.16.1 onnx==1.16.2'
+        ) from None
+    return tf2onnx
+
+
+def _write_onnx(args, frozen_path, inputs, outputs):
+    """Writes a frozen graph as ONNX too, where --onnx asks for it and it is not there."""
+    path = os.path.splitext(frozen_path)[0] + '.onnx'
+    if not args.onnx or os.path.exists(path):
+        return
+    definition = tf.GraphDef()
+    definition.ParseFromString(Path(frozen_path).read_bytes())
+    with files.replacing(path) as temporary:
+        _tf2onnx().convert.from_graph_def(
+            definition,
+            input_names=[tensor.name for tensor in inputs.values()],
+            output_names=[tensor.name for tensor in outputs.values()],
+            opset=13,
+            output_path=temporary,
+        )
+    print(path, flush=True)

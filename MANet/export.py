@@ -28,7 +28,7 @@ def main(argv=None):
     args = flags.parse_args(argv)
     pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.device = 'atc'  # no NPU scopes, and no loops
+    cfg.device = 'onnx' if args.onnx else 'atc'  # no NPU scopes, and no loops
     size = args.height or cfg.test_height, args.width or cfg.test_width
     if not size[1]:
         raise ValueError('test_width=0 is any width: --width is needed')
@@ -38,7 +38,7 @@ def main(argv=None):
             graph = functools.partial(build, cfg, 1, size)
         else:
             graph = functools.partial(build, cfg, args.objects + 1, inference.cells_of(size))
-        cli.export_graph(graph, f'{cfg.name}_{part}', args.checkpoint, output_path)
+        cli.export_graph(graph, f'{cfg.name}_{part}', args, output_path)
 
 
 if __name__ == '__main__':

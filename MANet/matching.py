@@ -146,11 +146,12 @@ def window_minima(planes: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool) 
     radius = 2 * cfg.max_distance
     strips = -(-height // STRIP)
     more = strips * STRIP - height
-    kind = tf.float32 if _on_cpu(cfg) else tf.float16  # ids up to 255; half the memory of patches
+    on_npu = cfg.get('device', 'cpu') in ('npu', 'atc')
+    kind = tf.float16 if on_npu else tf.float32  # ids up to 255; half the memory of patches
     labels = tf.pad(tf.cast(labels, kind), [[radius, radius + more], [radius, radius]])
     if not lean or not _on_cpu(cfg):
         planes = tf.image.resize_bilinear(planes[None], [height, width], align_corners=True)[0]
-        return _minima_of_objects(planes, labels[: height + 2 * radius], count, radius)
+        return _minima_of_objects(planes, labels[: height + 2 * radius], count, radius, cfg)
     columns = aligned_positions(width, planes.shape.as_list()[1])
     rows = aligned_positions(height, planes.shape.as_list()[0])
 
@@ -159,7 +160,7 @@ def window_minima(planes: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool) 
         strip = _interpolate(planes, Positions(low, high, share[:, None, None]), 0)
         strip = _interpolate(strip, columns._replace(share=columns.share[:, None]), 1)
         candidates = tf.slice(labels, [y, 0], [STRIP + 2 * radius, width + 2 * radius])
-        return _minima_of_objects(strip, candidates, count, radius)
+        return _minima_of_objects(strip, candidates, count, radius, cfg)
 
     starts = tf.range(0, strips * STRIP, STRIP)
     rows = [np.pad(values, (0, more), 'edge').reshape(strips, STRIP) for values in rows]
@@ -167,12 +168,17 @@ def window_minima(planes: tf.Tensor, labels: tf.Tensor, count, cfg, lean: bool) 
     return tf.reshape(found, [strips * STRIP, width, count])[:height]
 
 
-def _minima_of_objects(planes, labels, count, radius):
+def _minima_of_objects(planes, labels, count, radius, cfg):
     """window_minima() of planes as large as the labels, which have a border of `radius`."""
     side = radius + 1
-    candidates = tf.extract_image_patches(
-        labels[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
-    )[0]
+    if cfg.get('device') == 'onnx':  # which has no operator for patches
+        height, width = planes.shape.as_list()[:2]
+        offsets = [(2 * y, 2 * x) for y in range(side) for x in range(side)]
+        candidates = tf.stack([labels[y : y + height, x : x + width] for y, x in offsets], 2)
+    else:
+        candidates = tf.extract_image_patches(
+            labels[None, ..., None], [1, side, side, 1], [1, 1, 1, 1], [1, 2, 2, 1], 'VALID'
+        )[0]
     ones = tf.ones_like(planes)
 
     def of_object(number):

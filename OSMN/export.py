@@ -51,10 +51,10 @@ def main(argv=None):
     if not cfg.test_width:
         raise ValueError('test_width=0 (the aspect of each frame): an export needs a --width')
     output_path = cli.writable(args.output_path)
-    cli.export_graph(lambda: build_segmenter(cfg), cfg.name, args.checkpoint, output_path)
+    cli.export_graph(lambda: build_segmenter(cfg), cfg.name, args, output_path)
     if cfg.visual_modulator:
         name = f'{cfg.name}_modulator'
-        cli.export_graph(lambda: build_modulator(cfg), name, args.checkpoint, output_path)
+        cli.export_graph(lambda: build_modulator(cfg), name, args, output_path)
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ def main(argv=None):
     cfg.device = 'cpu'  # the exported graph carries no NPU scopes
     cfg.height, cfg.width = args.height or cfg.height, args.width or cfg.width
     output_path = cli.writable(args.output_path)
-    cli.export_graph(lambda: build(cfg), cfg.name, args.checkpoint, output_path)
+    cli.export_graph(lambda: build(cfg), cfg.name, args, output_path)
 
 
 if __name__ == '__main__':

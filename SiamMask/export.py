@@ -69,17 +69,16 @@ def build_pair(cfg):
 def main(argv=None):
     """Exports and prints the ATC commands."""
     flags = cli.parser(__doc__)
-    flags.add_argument('--checkpoint', help=cli.CHECKPOINT)
-    flags.add_argument('--output_path', default='exported')
+    cli.add_export_flags(flags, sizes=False)
     args = flags.parse_args(argv)
     pretrained.choose(args)
     cfg = cli.configure(args, get_config, args.checkpoint)
-    cfg.device = 'atc'  # no NPU scopes, and no forms that only CPUs like
+    cfg.device = 'onnx' if args.onnx else 'atc'  # no NPU scopes, and no forms that only CPUs like
     output_path = cli.writable(args.output_path)
     parts = {'template': build_template, 'track': build_track, 'pair': build_pair}
     for name, build in parts.items():
         part = functools.partial(build, cfg)
-        cli.export_graph(part, f'{cfg.name}_{name}', args.checkpoint, output_path)
+        cli.export_graph(part, f'{cfg.name}_{name}', args, output_path)
 
 
 if __name__ == '__main__':

@@ -174,10 +174,19 @@ def refine(x: tf.Tensor, windows: list, cfg) -> tf.Tensor:
             narrow = scaled(narrow, cfg)
             merged = _twice(x, narrow, narrow, f'h{level}', cfg)
             merged += _twice(windows[level], scaled(wide, cfg), narrow, f'v{level}', cfg)
-            merged = tf.image.resize_nearest_neighbor(merged, [size, size])
+            merged = _resize_nearest(merged, size, cfg)
             outputs = scaled(outputs, cfg) if outputs > 1 else 1
             x = conv(merged, outputs, 3, f'post{k}', cfg, bias=True, gain=np.sqrt(3))
     return x
+
+
+def _resize_nearest(x, size, cfg):
+    """[M, h, h, C] -> [M, size, size, C]."""
+    if cfg.get('device') != 'onnx':
+        return tf.image.resize_nearest_neighbor(x, [size, size])
+    # ONNX is given the factor, rounded, by which 127 of 61 cells would be 126.
+    cells = np.arange(size) * x.shape.as_list()[1] // size
+    return tf.gather(tf.gather(x, cells, axis=1), cells, axis=2)
 
 
 def _unfold(x, channels):

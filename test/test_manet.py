@@ -72,7 +72,7 @@ def test_maps_are_the_official_ones(recorded):
     draw = np.random.RandomState(2)
     q, p = (np.abs(draw.randn(13, 18, 6)).astype(np.float32) * 0.4 for _ in range(2))
     labels = draw.randint(-1, 3, (13, 18, 1))[..., 0].astype(np.int32)
-    for device, lean in (('cpu', True), ('cpu', False), ('atc', True)):  # the last without loops
+    for device, lean in (('cpu', True), ('cpu', False), ('atc', True), ('onnx', True)):
         with tf.Graph().as_default(), tf.Session() as run:
             tensors = [tf.constant(x) for x in (q, p, labels)]
             found = {'global': matching.global_map(*tensors, 4, settings(device=device), lean)}

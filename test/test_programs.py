@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from easydict import EasyDict
 
 from common import davis, masks, weights
 from OSVOS import (
@@ -443,7 +445,7 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
     command = [
         sys.executable, '-W', 'ignore', '-m', 'OSVOS.online', f'--data_path={drawn["davis"]}',
         f'--checkpoint={run}', f'--output_path={tmp_path}/online', '--device=cpu',
-        '--online_steps=100000', '--set=log_steps=1',
+        '--online_steps=100000',
     ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -455,8 +457,8 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
                 break
         log = next((tmp_path / 'online').glob('*.log'))
         end = time.monotonic() + 600
-        while time.monotonic() < end and '\nstep ' not in log.read_text():  # then a call is short
-            time.sleep(0.1)
+        while time.monotonic() < end and not list((tmp_path / 'online').rglob('*.ckpt-0.index')):
+            time.sleep(0.1)  # from then on a call of TensorFlow is short
         process.terminate()
         printed, errors = process.communicate(timeout=600)
     finally:
@@ -468,6 +470,60 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
     assert log.read_text().endswith('OSVOS: stopped by a signal; given again, it goes on\n')
     with pytest.raises(ProcessLookupError):  # its session has no process any more
         os.killpg(process.pid, 0)
+
+
+# export
+
+
+def test_onnx_wants_tf2onnx_and_names_the_inputs(run, tmp_path, monkeypatch, fails):
+    """tf2onnx, which is not of this project's packages, is stood in for."""
+    flags = [f'--checkpoint={run}', f'--output_path={tmp_path}', '--device=cpu', '--onnx']
+    monkeypatch.setitem(sys.modules, 'tf2onnx', None)
+    assert '--onnx needs tf2onnx: python -m pip install' in fails(export, *flags)
+    assert not (tmp_path / 'OSVOS.pb').exists()
+    asked = {}
+
+    def from_graph_def(definition, input_names, output_names, opset, output_path):
+        asked.update(inputs=input_names, outputs=output_names, nodes=len(definition.node))
+        Path(output_path).write_text('onnx')
+
+    stand_in = types.SimpleNamespace(convert=types.SimpleNamespace(from_graph_def=from_graph_def))
+    monkeypatch.setitem(sys.modules, 'tf2onnx', stand_in)
+    assert export.main(flags) == 0
+    assert asked['inputs'] == ['image:0'] and asked['outputs'] == ['out_probability:0']
+    assert asked['nodes'] > 50 and (tmp_path / 'OSVOS.onnx').read_text() == 'onnx'
+    (tmp_path / 'OSVOS.onnx').unlink()  # asked for after an export without it
+    assert export.main(flags) == 0 and (tmp_path / 'OSVOS.onnx').is_file()
+
+
+def test_onnx_answers_as_the_network(run, tmp_path):
+    pytest.importorskip('tf2onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    assert export.main([f'--checkpoint={run}', f'--output_path={tmp_path}', '--onnx']) == 0
+    session = runtime.InferenceSession(str(tmp_path / 'OSVOS.onnx'))
+    image = np.random.RandomState(0).rand(*session.get_inputs()[0].shape) * 255 - 110
+    feed = {'image:0': image.astype(np.float32)}
+    definition = tf.GraphDef()
+    definition.ParseFromString((tmp_path / 'OSVOS.pb').read_bytes())
+    with tf.Graph().as_default(), tf.Session() as reference:
+        tf.import_graph_def(definition, name='')
+        wanted = reference.run('out_probability:0', feed)
+    np.testing.assert_allclose(session.run(None, feed)[0], wanted, atol=1e-4)
+
+
+# devices
+
+
+def test_devices(monkeypatch, capsys):
+    assert npu.choose_device('cpu') == 'cpu'
+    with pytest.raises(RuntimeError, match='--device gpu: TensorFlow .* sees no GPU'):
+        npu.choose_device('gpu')
+    monkeypatch.setattr(npu, '_gpus', lambda: ['GPU:0'])
+    assert npu.choose_device('auto') == npu.choose_device('gpu') == 'gpu'
+    assert npu.choose_device('cpu') == 'cpu'
+    capsys.readouterr()
+    for device, count in (('gpu', 1), ('cpu', 0)):
+        assert npu._plain_session_config(EasyDict(device=device)).device_count['GPU'] == count
 
 
 # weights to start from

@@ -928,3 +928,13 @@ def test_convert_refuses_other_files(tmp_path):
         with pytest.raises(ValueError, match=message):
             found = dict(np.load(path))
             convert.convert(found, convert.detect(found))
+
+
+@pytest.mark.parametrize('before, after', [(15, 31), (31, 61), (61, 127)])
+def test_nearest_neighbors_for_onnx(before, after):
+    """The sizes of the refine module: indices give what TensorFlow's operator gives."""
+    x = np.random.RandomState(0).rand(2, before, before, 3).astype(np.float32)
+    with tf.Graph().as_default(), tf.Session() as session:
+        forms = [model._resize_nearest(x, after, EasyDict(device=d)) for d in ('cpu', 'onnx')]
+        found = session.run(forms)
+    assert found[0].shape == (2, after, after, 3) and np.array_equal(*found)

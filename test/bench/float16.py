@@ -5,13 +5,13 @@ gradients of convolutions and matrix products rounded to float16, beside the los
 
 The training runs as on the NPU, with the stand-in for npu_bridge (Python 3.7, TensorFlow 1.15): its
 loss scale, its skipped updates, keep_dtype_scope, whose operators are not rounded. First the
-dynamic loss scale falls from 2**32 until updates succeed; then both trainings take that scale and
-the same examples. What this cannot show: sums inside an operator, which the NPU takes in float32,
-and the operators between, which follow their inputs to float16 there.
+dynamic loss scale falls from 2**32 until updates succeed, then on until no update overflows; then a
+training in float32 takes the same examples. What this cannot show: sums inside an operator, which
+the NPU takes in float32, and the operators between, which follow their inputs to float16 there.
 
 Prints a JSON line: mean losses of the first and of the last five updates, the mean and the largest
-difference between the two losses over the mean loss, updates that were skipped with that scale, the
-scale. Other flags are those of <model>.train.
+difference between the two losses over the mean loss, the scale. Other flags are those of
+<model>.train.
 """
 
 from __future__ import annotations
@@ -88,18 +88,20 @@ def run(model: str, rounded: bool, flags: list) -> tuple[list, dict]:
 def study(model: str, updates: int, flags: list) -> dict:
     """The result for one network, as the module's docstring has it."""
     _, found = run(model, True, [*flags, f'--steps={SETTLE}', '--loss_scale=dynamic'])
-    scale = found['loss_scale']
-    fixed = [*flags, f'--steps={updates}', f'--loss_scale={scale:.0f}']
+    scale, skipped = found['loss_scale'], None
+    while skipped != 0:
+        scale = scale if skipped is None else scale / 4
+        fixed = [*flags, f'--steps={updates}', f'--loss_scale={scale:g}']
+        half, report = run(model, True, fixed)
+        skipped = report['skipped']
+        print(f'{model}: loss scale {scale:g}: {skipped} skipped', file=sys.stderr, flush=True)
     exact, _ = run(model, False, fixed)
-    half, report = run(model, True, fixed)
     mean = sum(exact) / len(exact)
     differences = [abs(a - b) / mean for a, b in zip(exact, half)]
     return {
         'model': model,
         'updates': updates,
         'loss_scale': scale,
-        'fell_after': found['skipped'],
-        'skipped': report['skipped'],
         'float32': [sum(part) / len(part) for part in (exact[:5], exact[-5:])],
         'float16': [sum(part) / len(part) for part in (half[:5], half[-5:])],
         'mean_difference': sum(differences) / len(differences),
