@@ -935,6 +935,7 @@ def test_nearest_neighbors_for_onnx(before, after):
     """The sizes of the refine module: indices give what TensorFlow's operator gives."""
     x = np.random.RandomState(0).rand(2, before, before, 3).astype(np.float32)
     with tf.Graph().as_default(), tf.Session() as session:
-        forms = [model._resize_nearest(x, after, EasyDict(device=d)) for d in ('cpu', 'onnx')]
+        image = tf.constant(x)
+        forms = [model._resize_nearest(image, after, EasyDict(device=d)) for d in ('cpu', 'onnx')]
         found = session.run(forms)
     assert found[0].shape == (2, after, after, 3) and np.array_equal(*found)
