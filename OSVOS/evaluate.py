@@ -54,12 +54,13 @@ def run(options, cfg) -> dict:
     drive['stability'] = options.stability
     drive['paper'] = PAPER.get(f'{options.dataset} {cfg.year}')
     if options.online_path:
+        with inference.load_in_turn(cfg) as take:
 
-        def segment(video):
-            with inference.networks_of(video, options.online_path, cfg) as networks:
-                yield from inference.segment(networks, cfg, videos.Frames(video.frames), {})
+            def segment(video):
+                networks = inference.networks_of(video, options.online_path, take)
+                return inference.segment(networks, cfg, videos.Frames(video.frames), {})
 
-        results = videos.evaluate(found, segment, output_path, **drive)
+            results = videos.evaluate(found, segment, output_path, **drive)
     else:
         with inference.load(options.checkpoint, cfg) as parent:
 

@@ -28,16 +28,56 @@ def load(checkpoint: str, cfg):
     Raises:
       FileNotFoundError, ValueError: no checkpoint, or of another network.
     """
-    prefix = weights.checkpoint_prefix(checkpoint)
-    with tf.Graph().as_default() as graph:
-        session, built = npu.session(cfg), {}
+    with _session(cfg) as (network, restore):
+        restore(checkpoint)
+        yield network
 
-        def build(size):
-            image = tf.placeholder(tf.float32, [1, *size, 3])
-            return image, model.network({'image': image}, cfg, training=False)['probability']
 
+@contextlib.contextmanager
+def load_in_turn(cfg):
+    """Networks of one kind whose weights are exchanged: a session is made and compiled once for
+    each that is held at a time, not for every checkpoint.
+
+    Yields:
+      A function: list of checkpoints -> list of functions as of load(), which answer with these
+      weights until the next call. Raises as load().
+    """
+    with contextlib.ExitStack() as stack:
+        held = []
+
+        def take(checkpoints):
+            while len(held) < len(checkpoints):
+                held.append(stack.enter_context(_session(cfg)))
+            for (_, restore), checkpoint in zip(held, checkpoints):
+                restore(checkpoint)
+            return [network for network, _ in held[: len(checkpoints)]]
+
+        yield take
+
+
+@contextlib.contextmanager
+def _session(cfg):
+    """(network, restore) of a session: the function of load(), and one that takes a checkpoint's
+    weights."""
+    built, savers = {}, []
+    graph = tf.Graph()
+
+    def build(size):
+        image = tf.placeholder(tf.float32, [1, *size, 3])
+        return image, model.network({'image': image}, cfg, training=False)['probability']
+
+    with graph.as_default():
+        session = npu.session(cfg)
         build((64, 64))  # for its variables
-        cli.restore(session, prefix)
+        variables = [v for v in tf.global_variables() if cli.of_network(v)]
+
+    def restore(checkpoint):
+        prefix = weights.checkpoint_prefix(checkpoint)
+        with graph.as_default():
+            found = cli.match_variables(prefix, variables)
+            if not savers:
+                savers.append(tf.train.Saver(found))
+        savers[0].restore(session, prefix)
 
     def network(frame):
         shape = frame.shape[:2]
@@ -52,7 +92,7 @@ def load(checkpoint: str, cfg):
         return found if shape == size else cv2.resize(found, shape[::-1])
 
     with contextlib.closing(session):
-        yield network
+        yield network, restore
 
 
 def segment(networks: dict, cfg, frames, given: dict) -> Iterator[np.ndarray]:
@@ -91,14 +131,11 @@ def folder(output_path: str, name: str, number: int) -> str:
     return os.path.join(output_path, f'{name}_{number}' if number else name)
 
 
-@contextlib.contextmanager
-def networks_of(video, online_path: str, cfg):
-    """{object id: network} of a video's online trainings, for segment()."""
-    with contextlib.ExitStack() as stack:
-        yield {
-            number: stack.enter_context(load(folder(online_path, video.name, number), cfg))
-            for _, number in units([video])
-        }
+def networks_of(video, online_path: str, take) -> dict:
+    """{object id: network} of a video's online trainings, for segment(); `take`: of
+    load_in_turn()."""
+    ids = [number for _, number in units([video])]
+    return dict(zip(ids, take([folder(online_path, video.name, number) for number in ids])))
 
 
 def first_example(video, number: int) -> tuple:

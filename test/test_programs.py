@@ -472,6 +472,33 @@ def test_signal_ends_online_and_its_children(run, drawn, tmp_path):
         os.killpg(process.pid, 0)
 
 
+def test_networks_of_all_sequences_take_one_session(run, drawn, tmp_path, monkeypatch):
+    """Trained online, a sequence has weights of its own; the graph is made and compiled once."""
+    opened, begin = [], npu.session
+    monkeypatch.setattr(npu, 'session', lambda cfg: opened.append(cfg) or begin(cfg))
+    arrays = {
+        name: tf.train.load_variable(str(run), name)
+        for name, _ in tf.train.list_variables(str(run))
+        if name.startswith('osvos/') and 'Adam' not in name
+    }
+    settings = json.loads((run / 'config.json').read_text())
+    sequences = ('drawn-x', 'drawn-y')
+    for factor, name in zip((1.0, 0.0), sequences):
+        prefix = f'{tmp_path}/online/{name}/model.ckpt'
+        cli.write_checkpoint({k: factor * v for k, v in arrays.items()}, prefix, settings, 'x')
+    flags = [f'--data_path={drawn["davis"]}', '--device=cpu', '--sequences=drawn-x,drawn-y']
+    flags += ['--set=threshold=0.49', f'--output_path={tmp_path}/both']  # zeros answer 0.5
+    assert evaluate.main([*flags, f'--online_path={tmp_path}/online']) == 0
+    assert len(opened) == 1
+    flags[-1] = f'--output_path={tmp_path}/first'
+    assert evaluate.main([*flags, f'--checkpoint={tmp_path}/online/drawn-x']) == 0
+    same = []
+    for name in sequences:
+        paths = [sorted((tmp_path / k / 'masks' / name).iterdir()) for k in ('both', 'first')]
+        same.append(all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths)))
+    assert same == [True, False]
+
+
 # export
 
 
