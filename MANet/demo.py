@@ -20,7 +20,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from common import files, masks, videos, weights
+from common import console, files, masks, videos, weights
 from common.lazy import np
 
 from . import cli, inference, pretrained, robot, session
@@ -196,7 +196,7 @@ def main(argv=None):
             first = serve.First(rounds, kept, objects)
             serve.run(network, cfg, clip, args, output_path, facts, first)
             return
-        frames = videos.progress(videos.Frames(args.input), 'embedding', len(clip.names))
+        frames = console.progress(videos.Frames(args.input), 'embedding', len(clip.names))
         embeddings = inference.embed_video(network, cfg, frames)
         run = session.Session(network, cfg, embeddings, clip.size, objects, undo=False)
         if kept:

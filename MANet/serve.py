@@ -49,7 +49,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from common import files, masks, videos
+from common import console, files, masks, videos
 from common.lazy import Image, cv2, np
 
 from . import cli, inference, session
@@ -172,7 +172,7 @@ class Work:
     def start(self) -> None:
         """Writes the frames as the page shows them and begins to embed."""
         frames = masks.read_frames(self.source)
-        for t, (_, image) in enumerate(videos.progress(frames, 'reading', len(self.clip.names))):
+        for t, (_, image) in enumerate(console.progress(frames, 'reading', len(self.clip.names))):
             scale = min(1, DISPLAYED / max(image.shape[:2]))
             self._write(f'{t}.jpg', image, scale)
             self._write(f'{t}.thumb.jpg', image, min(1, THUMBNAIL / image.shape[0]))
