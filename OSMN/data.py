@@ -130,7 +130,7 @@ def _part(cfg, k, size, count, training):
         guide, heat, image, mask = tensors
         return {'guide': guide, 'heat': heat, 'image': image}, {'mask': mask}
 
-    dataset = dataset.map(read, num_parallel_calls=cfg.workers)
+    dataset = dataset.map(read, num_parallel_calls=max(1, cfg.workers))
     return dataset.batch(count, drop_remainder=True).prefetch(1)
 
 

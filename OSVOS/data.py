@@ -48,7 +48,7 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
         mask.set_shape((*size, 1))
         return {'image': image}, {'mask': mask}
 
-    dataset = dataset.map(read, num_parallel_calls=cfg.workers)
+    dataset = dataset.map(read, num_parallel_calls=max(1, cfg.workers))
     return dataset.batch(batch, drop_remainder=True).prefetch(2)
 
 

@@ -77,7 +77,7 @@ def _session(cfg):
             found = cli.match_variables(prefix, variables)
             if not savers:
                 savers.append(tf.train.Saver(found))
-        savers[0].restore(session, prefix)
+            savers[0].restore(session, prefix)
 
     def network(frame):
         shape = frame.shape[:2]

@@ -271,7 +271,8 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
       ValueError: unknown preset or setting (nearest names given), value of another type or out of
       range.
     """
-    console.set_form('none' if args.quiet else 'json' if args.json else 'text')
+    quiet, as_json = getattr(args, 'quiet', False), getattr(args, 'json', False)
+    console.set_form('none' if quiet else 'json' if as_json else 'text')
     device = npu.choose_device(args.device)
     preset = args.preset
     saved = {} if preset or not checkpoint else saved_settings(checkpoint)
