@@ -241,6 +241,12 @@ def test_contract(model):
             assert found.get(name) == arguments, (module, name)
 
 
+def test_pip_installs_every_package():
+    text = (ROOT / 'pyproject.toml').read_text()
+    names = re.findall(r'"(\w+)"', re.search(r'^packages = (.*)$', text, re.M).group(1))
+    assert sorted(names) == sorted([*MODELS, 'common'])
+
+
 def test_the_chinese_readme_says_the_same():
     """As many sections, tables' rows and links, the same commands and numbers in tables."""
     english, chinese = ((ROOT / name).read_text() for name in ('README.md', 'README_CN.md'))

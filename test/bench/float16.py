@@ -10,8 +10,8 @@ training in float32 takes the same examples. What this cannot show: sums inside 
 the NPU takes in float32, and the operators between, which follow their inputs to float16 there.
 
 Prints a JSON line: mean losses of the first and of the last five updates, the mean and the largest
-difference between the two losses over the mean loss, the scale. Other flags are those of
-<model>.train.
+difference between the two losses over the mean loss, the scale, and updates that overflow at any
+scale. Other flags are those of <model>.train.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def run(model: str, rounded: bool, flags: list) -> tuple[list, dict]:
 def study(model: str, updates: int, flags: list) -> dict:
     """The result for one network, as the module's docstring has it."""
     _, found = run(model, True, [*flags, f'--steps={SETTLE}', '--loss_scale=dynamic'])
-    scale, skipped = found['loss_scale'], None
-    while skipped != 0:
-        scale = scale if skipped is None else scale / 4
+    scale, before, skipped = 4 * found['loss_scale'], None, None
+    while skipped is None or (skipped and skipped != before):  # as many again: not for its scale
+        scale, before = scale / 4, skipped
         fixed = [*flags, f'--steps={updates}', f'--loss_scale={scale:g}']
         half, report = run(model, True, fixed)
         skipped = report['skipped']
@@ -102,6 +102,7 @@ def study(model: str, updates: int, flags: list) -> dict:
         'model': model,
         'updates': updates,
         'loss_scale': scale,
+        'skipped': skipped,
         'float32': [sum(part) / len(part) for part in (exact[:5], exact[-5:])],
         'float16': [sum(part) / len(part) for part in (half[:5], half[-5:])],
         'mean_difference': sum(differences) / len(differences),
