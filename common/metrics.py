@@ -139,7 +139,7 @@ class Job(NamedTuple):
 def _score_in_processes(jobs, count):
     spawn = multiprocessing.get_context('spawn')  # safe beside TensorFlow's threads
     try:
-        with ProcessPoolExecutor(count, spawn, processes.begin_worker) as pool:
+        with ProcessPoolExecutor(count, spawn, processes.begin_worker, (os.getpid(),)) as pool:
             return list(pool.map(score_sequence, jobs))
     except BrokenProcessPool:
         raise RuntimeError('a process that scores has died: out of memory?') from None

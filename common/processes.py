@@ -62,7 +62,8 @@ def readers(task, count: int) -> Iterator[None]:
         try:
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(task, ours, theirs), daemon=True)
+                job = (task, ours, theirs, os.getpid())
+                process = context.Process(target=_serve, args=job, daemon=True)
                 process.start()
                 theirs.close()
                 _READERS.append(Reader(process, ours))
@@ -78,10 +79,10 @@ def readers(task, count: int) -> Iterator[None]:
         _READERS = []  # the pipes close with their last user, which may be a thread of tf.data
 
 
-def _serve(task, parents, pipe):
+def _serve(task, parents, pipe, parent):
     """Answers (call, number, job) by (call, number, example, error) until the parent's end of the
     pipe closes."""
-    begin_worker()
+    begin_worker(parent)
     for inherited in (parents, *(reader.pipe for reader in _READERS)):
         inherited.close()
     while True:
@@ -99,13 +100,16 @@ def _serve(task, parents, pipe):
                 pipe.send((call, number, where, RuntimeError(repr(error))))
 
 
-def begin_worker() -> None:
-    """Makes this process one that leaves Ctrl-C to its parent and dies with it."""
+def begin_worker(parent: int) -> None:
+    """Makes this process one that leaves Ctrl-C to its parent, the process `parent`, and dies with
+    it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with contextlib.suppress(OSError, AttributeError):  # Linux: PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it was watched
+        os._exit(1)
 
 
 def running() -> bool:

@@ -197,6 +197,14 @@ def test_readers_end_with_their_parent(number):
         assert output == 'interrupted\n' and errors == '' and program.returncode == 0
 
 
+def test_a_worker_whose_parent_is_gone_already_ends():
+    """Killed between the fork and the worker's first lines: nothing would tell it any more."""
+    code = f'import sys; sys.path.insert(0, {str(ROOT)!r}); from common import processes; '
+    for parent, status in ((os.getpid(), 0), (1 if os.getpid() != 1 else 2, 1)):
+        command = [sys.executable, '-c', f'{code}processes.begin_worker({parent})']
+        assert subprocess.run(command).returncode == status
+
+
 def test_idle_readers_end_with_their_parent_on_any_system():
     """Where the system sends no signal at a parent's death, the end of the pipe tells."""
     text = PROGRAM.replace('600 if number else 0', '0')
