@@ -264,6 +264,12 @@ def demo_folder(args) -> str:
     return folder
 
 
+def set_progress(args) -> None:
+    """Has --quiet and --json reach the lines of progress; configure() does it too."""
+    quiet, as_json = getattr(args, 'quiet', False), getattr(args, 'json', False)
+    console.set_form('none' if quiet else 'json' if as_json else 'text')
+
+
 def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
     """The settings of a run: preset, then config.json beside `checkpoint`, then flags, then --set.
 
@@ -271,8 +277,7 @@ def configure(args, get_config, checkpoint: str | None = None) -> EasyDict:
       ValueError: unknown preset or setting (nearest names given), value of another type or out of
       range.
     """
-    quiet, as_json = getattr(args, 'quiet', False), getattr(args, 'json', False)
-    console.set_form('none' if quiet else 'json' if as_json else 'text')
+    set_progress(args)
     device = npu.choose_device(args.device)
     preset = args.preset
     saved = {} if preset or not checkpoint else saved_settings(checkpoint)

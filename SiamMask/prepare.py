@@ -520,6 +520,7 @@ def main(argv=None):
     add('--workers', type=cli.positive, default=os.cpu_count(), help='processes')
     add('--strict', action='store_true', help='exit status 1 where an image cannot be read')
     args = flags.parse_args(argv)
+    cli.set_progress(args)
     asked = args.sets.split(',') if args.sets else SETS
     sources = {name: raw(os.path.abspath(args.data_path), name) for name in asked}
     missing = [name for name, source in sources.items() if not source]

@@ -27,7 +27,7 @@ lines="$work/lines.jsonl"
 : > "$lines"
 data="$work/data"
 [ -d "$data" ] || "$PYTHON" test/sample_data.py --output="$data" >/dev/null
-[ -d "$work/crops" ] || "$PYTHON" -m SiamMask.prepare --data_path="$data" --output_path="$work/crops" --sets=coco --quiet
+"$PYTHON" -m SiamMask.prepare --data_path="$data" --output_path="$work/crops" --quiet >/dev/null
 
 torch=""
 if [ -n "$peers" ]; then
@@ -56,7 +56,7 @@ rounds=${rounds:-5}
 run metrics --rounds="$rounds" ${official:+"$official"}
 run reader --rounds="$rounds"
 run siammask --rounds="$rounds" --crops="$work/crops" ${torch:+"$torch"}
-run osmn --rounds="$rounds" --coco="$data/coco" --davis="$data/davis2017"
+run osmn --rounds="$rounds" --coco="$data/coco" --davis="$data/DAVIS2017"
 if [ -n "$quick" ]; then
   run osvos --rounds=1 --cases=side
   run colornet --rounds=1 --cases=step
@@ -64,7 +64,7 @@ if [ -n "$quick" ]; then
   "$PYTHON" test/bench/table.py --lines="$lines"
 else
   run osvos --rounds="$rounds" ${torch:+"$torch"}
-  run colornet --rounds=3 --videos="$data/youtube_vos" ${torch:+"$torch"}
+  run colornet --rounds=3 --videos="$data/YouTubeVOS" ${torch:+"$torch"}
   run manet --rounds=3 ${torch:+"$torch"}
   "$PYTHON" test/bench/table.py --lines="$lines" --write
 fi
