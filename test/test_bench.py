@@ -29,12 +29,12 @@ def test_table_of_results(tmp_path, monkeypatch):
     table = load('table')
     rows = [
         {'bench': 'osvos', 'case': 'a|b', 'variant': 'ours', 'cpu_s': 0.123456, 'peak_mb': 7},
-        {'bench': 'reader', 'case': 'plain', 'images_a_second': 61.0},
+        {'bench': 'reader', 'case': 'plain', 'ms': {'ours': 61.0, 'plain': 2}},
     ]
     text = table.table(rows)
     assert text.splitlines()[2:] == [
         '| osvos | a/b | ours | cpu s 0.1235, peak mb 7 |',
-        '| reader | plain |  | images a second 61 |',
+        '| reader | plain |  | ms ours 61 / plain 2 |',
     ]
     page = tmp_path / 'README.md'
     page.write_text(f'before\n{table.BEGIN}\nold\n{table.END}\nafter\n')

@@ -61,6 +61,8 @@ def table(rows: list[dict]) -> str:
 
 
 def _number(value):
+    if isinstance(value, dict):
+        return ' / '.join(f'{key} {_number(each)}' for key, each in value.items())
     return f'{value:.4g}' if isinstance(value, float) else value
 
 
