@@ -103,7 +103,7 @@ def example(
 
 
 @functools.lru_cache(maxsize=None)
-def less_mean():
+def less_mean() -> np.ndarray:
     """Every grey level minus MEAN: float32 [1, 256, 3]."""
     return (np.arange(256, dtype=np.float32)[:, None] - np.float32(MEAN))[None]
 

@@ -26,7 +26,7 @@ mkdir -p "$work"
 lines="$work/lines.jsonl"
 : > "$lines"
 data="$work/data"
-[ -d "$data" ] || "$PYTHON" test/sample_data.py --output="$data" >/dev/null
+"$PYTHON" test/sample_data.py --output="$data" >/dev/null
 "$PYTHON" -m SiamMask.prepare --data_path="$data" --output_path="$work/crops" --quiet >/dev/null
 
 torch=""

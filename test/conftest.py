@@ -150,7 +150,7 @@ def no_npu(request, monkeypatch):
 
 @pytest.fixture(scope='session', autouse=True)
 def quick_tensorflow():
-    """Leaves out what takes half of the time of a training of a few steps and what no test looks
+    """Leaves out what takes much of the time of a training of a few steps and what no test looks
     at: the rewriting of graphs before they run, the graph beside each checkpoint and in the event
     files, warnings of deprecated arguments, for which each call's arguments are named.
 

@@ -11,6 +11,7 @@ import argparse
 import glob
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
@@ -43,7 +44,7 @@ def machine() -> str:
     model = re.search(r'^model name\s*: (.*)$', text, re.M)
     name = model.group(1) if model else platform.processor()
     return (
-        f'{name}, {text.count("processor")} cores; Python {platform.python_version()}, TensorFlow '
+        f'{name}, {os.cpu_count()} cores; Python {platform.python_version()}, TensorFlow '
         f'{tf.__version__}, numpy {np.__version__}, OpenCV {cv2.__version__}'
     )
 
