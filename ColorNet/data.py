@@ -208,7 +208,7 @@ def _single_images(root):
 def read_image(path: str):
     """PIL image, R, G, B, of an image file of any kind; ValueError where it is none."""
     try:
-        with Image.open(path) as image:
+        with files.reading(path), Image.open(path) as image:
             return image.convert('RGB')
     except FileNotFoundError:
         raise FileNotFoundError(f'no frame at {os.path.abspath(path)}') from None

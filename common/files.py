@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -14,11 +15,15 @@ import secrets
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 
 LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 SAMPLE = 2**20  # bytes that fingerprint() reads at each end of a file
+SLOW = 60  # s after which a file that is still being read is named
+
+_READS = {}  # {thread: (path, when its reading began)} of this process
 
 
 @contextlib.contextmanager
@@ -49,6 +54,41 @@ def locked(path: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Around the reading of a file of a data set: names it on standard error where that takes
+    longer than SLOW seconds, as on a network drive that has gone."""
+    _watch_reads(os.getpid())
+    _READS[threading.get_ident()] = (path, time.monotonic())
+    try:
+        yield
+    finally:
+        _READS.pop(threading.get_ident(), None)
+
+
+@functools.lru_cache(maxsize=None)
+def _watch_reads(process):
+    """Starts the watch of this process; a fork has the reads of its parent, but not its threads."""
+    _READS.clear()
+    threading.Thread(target=_name_slow_reads, daemon=True).start()
+
+
+def _name_slow_reads():
+    named = set()
+    while True:
+        time.sleep(SLOW / 4)
+        slow = {read for read in list(_READS.values()) if time.monotonic() - read[1] > SLOW}
+        for path, begin in slow - named:
+            seconds = time.monotonic() - begin
+            print(
+                f'{os.path.abspath(path)} has been read for {seconds:.0f} s and is not read yet: '
+                'does its drive answer?',
+                file=sys.stderr,
+                flush=True,
+            )
+        named = slow
 
 
 def write_text(path: str, text: str) -> None:

@@ -51,7 +51,8 @@ def read_image(path: str) -> np.ndarray:
     Raises:
       FileNotFoundError: no such file. ValueError: cut off or no image.
     """
-    data = np.fromfile(_existing(path), np.uint8)
+    with files.reading(path):
+        data = np.fromfile(_existing(path), np.uint8)
     jpeg = data[:2].tobytes() == b'\xff\xd8'
     if jpeg and b'\xff\xd9' not in data[-4096:].tobytes():  # OpenCV would fill the rest with grey
         raise ValueError(f'{os.path.abspath(path)} is cut off: a JPEG without its end marker')
@@ -207,7 +208,7 @@ def _check_sums(data):
 
 
 def _decode(path):
-    with open(_existing(path), 'rb') as f:
+    with files.reading(path), open(_existing(path), 'rb') as f:
         data = f.read()
     try:
         with Image.open(io.BytesIO(data), formats=MASK_FORMATS) as image:

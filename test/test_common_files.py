@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -145,3 +146,25 @@ def test_read_json(tmp_path):
     assert files.read_json(str(path)) == {'ä': [1]}
     with pytest.raises(FileNotFoundError, match='no such file: .*b.json'):
         files.read_json(str(tmp_path / 'b.json'))
+
+
+def test_a_file_that_cannot_be_read_on_is_named(tmp_path, monkeypatch, capfd):
+    """Once, by every process for itself: readers are forked from one that reads too."""
+    monkeypatch.setattr(files, 'SLOW', 0.1)
+    files._watch_reads.cache_clear()
+    stuck = str(tmp_path / '00012.jpg')
+    with files.reading(str(tmp_path / 'quick.jpg')):
+        pass
+    with files.reading(stuck):
+        child = os.fork()
+        if child == 0:
+            end = time.monotonic() + 30
+            with files.reading(stuck + ' of a reader'):
+                while os.fstat(2).st_size < 2 * len(stuck) + 120 and time.monotonic() < end:
+                    time.sleep(0.02)  # until both lines are written
+            os._exit(0)
+        os.waitpid(child, 0)
+    told = capfd.readouterr().err.splitlines()
+    names = sorted(line.split(' has been read for ')[0] for line in told)
+    assert names == [stuck, stuck + ' of a reader']
+    files._watch_reads.cache_clear()
