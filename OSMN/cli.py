@@ -647,7 +647,8 @@ def begin_run(cfg, args, settings: dict | None = None):
       The hook that prints progress, progress.ProgressHook.
 
     Raises:
-      ValueError: the folder holds another run (model, case, preset, network), or one is running.
+      ValueError: the folder holds another run (model, case, preset, network). BlockingIOError: one
+      is running.
     """
     folder = writable(args.output_path)
     npu.fit_loop(cfg)
@@ -681,7 +682,7 @@ def lock(folder: str) -> None:
     """Takes a folder for this process, until it ends or end_run(); a dead process holds none.
 
     Raises:
-      ValueError: another process has it.
+      BlockingIOError: another process has it.
     """
     if folder in _LOCKS:
         return
@@ -692,7 +693,7 @@ def lock(folder: str) -> None:
         _LOCKS[folder] = file
     except BlockingIOError:
         file.close()
-        raise ValueError(
+        raise BlockingIOError(
             f'another run is writing to {folder}: wait for it, or choose another --output_path'
         ) from None
     except OSError:  # a file system without locks

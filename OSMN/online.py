@@ -5,7 +5,8 @@
 
 Every object of every sequence trains in a process of its own; a queue keeps one process on each
 device. Finished ones are skipped when the command is given again, a killed one goes on from its
-checkpoint; both only where parent, first frame, mask and settings are the same.
+checkpoint; both only where parent, first frame, mask and settings are the same. Hosts with a
+common drive share the work when each is given the same command.
 """
 
 from __future__ import annotations
@@ -107,8 +108,19 @@ def trained(cfg, item: data.VideoItem, parent: str, folder: str) -> bool:
     return int(weights.checkpoint_prefix(folder).rsplit('-', 1)[1]) >= cfg.online_steps
 
 
+def unfinished(cfg, units: list[tuple], parent: str, output_path: str) -> list[tuple]:
+    """Those of `units`, [(video, object id)], whose online training has not ended; raises as
+    trained()."""
+    left = []
+    for video, number in units:
+        folder = videos.online_folder(output_path, video.name, number)
+        if not trained(cfg, first_item(video, number), parent, folder):
+            left.append((video, number))
+    return left
+
+
 def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: list[str]) -> None:
-    """Trains [(video name, object id)], each in a process of its own.
+    """Trains [(video, object id)], each in a process of its own.
 
     Raises:
       RuntimeError: naming the ones that failed and their logs, after the others have ended.
@@ -116,9 +128,9 @@ def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: lis
     folder = cli.writable(output_path)
     program = [sys.executable, '-m', f'{cli.MODEL.name}.online', *argv]
     jobs = []
-    for name, number in todo:
-        command = [*program, f'--sequences={name}', f'--object={number}']
-        jobs.append((command, videos.online_folder(folder, name, number) + '.log'))
+    for video, number in todo:
+        command = [*program, f'--sequences={video.name}', f'--object={number}']
+        jobs.append((command, videos.online_folder(folder, video.name, number) + '.log'))
     statuses = processes.run_queue(jobs, devices)
     failed = [log for (_, log), status in zip(jobs, statuses) if status]
     if failed:
@@ -153,17 +165,20 @@ def main(argv=None):
     if args.object is not None:
         for video in found:
             folder = videos.online_folder(args.output_path, video.name, args.object)
-            finetune(cfg, first_item(video, args.object), parent, folder)
+            try:
+                finetune(cfg, first_item(video, args.object), parent, folder)
+            except BlockingIOError as error:  # as on another host
+                print(error, flush=True)
         return
     cli.say_weights(cfg, parent)
     units = [(video, number) for video in found for number in driver.numbers(video.given)]
-    todo = []
-    for video, number in units:
-        folder = videos.online_folder(args.output_path, video.name, number)
-        if not trained(cfg, first_item(video, number), parent, folder):
-            todo.append((video.name, number))
-    print(f'{len(units)} to train, {len(units) - len(todo)} of them done already', flush=True)
-    train_all([*argv, f'--data_path={root}'], todo, args.output_path, args.devices.split(','))
+    todo = unfinished(cfg, units, parent, args.output_path)
+    print(f'{len(todo)} online trainings to do', flush=True)
+    argv = [*argv, f'--data_path={root}']
+    train_all(argv, todo, args.output_path, args.devices.split(','))
+    left = [video.name for video, _ in unfinished(cfg, todo, parent, args.output_path)]
+    if left:
+        print(f'not ended yet, another program trains them: {", ".join(left)}', flush=True)
 
 
 if __name__ == '__main__':

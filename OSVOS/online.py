@@ -5,7 +5,8 @@ section 3.2).
 
 Every sequence (2017: every object of it) trains in a process of its own; a queue keeps one process
 on each device. Finished ones are skipped when the command is given again, a killed one goes on from
-its checkpoint; both only where parent, first frame, mask and settings are the same.
+its checkpoint; both only where parent, first frame, mask and settings are the same. Hosts with a
+common drive share the work when each is given the same command.
 """
 
 from __future__ import annotations
@@ -113,6 +114,17 @@ def trained(cfg, pair: tuple, parent: str, folder: str) -> bool:
     return int(weights.checkpoint_prefix(folder).rsplit('-', 1)[1]) >= cfg.online_steps
 
 
+def unfinished(cfg, units: list[tuple], parent: str, output_path: str) -> list[tuple]:
+    """Those of `units`, [(video, object id)], whose online training has not ended; raises as
+    trained()."""
+    left = []
+    for video, number in units:
+        pair = inference.first_example(video, number)
+        if not trained(cfg, pair, parent, inference.folder(output_path, video.name, number)):
+            left.append((video, number))
+    return left
+
+
 def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: list[str]) -> None:
     """Trains [(video, object id)], each in a process of its own.
 
@@ -160,18 +172,19 @@ def main(argv=None):
         for video in found:
             pair = inference.first_example(video, args.object)
             folder = inference.folder(args.output_path, video.name, args.object)
-            finetune(cfg, pair, parent, folder)
+            try:
+                finetune(cfg, pair, parent, folder)
+            except BlockingIOError as error:  # as on another host
+                print(error, flush=True)
         return
     cli.say_weights(cfg, parent)
-    todo = []
-    for video, number in inference.units(found):
-        pair = inference.first_example(video, number)
-        folder = inference.folder(args.output_path, video.name, number)
-        if not trained(cfg, pair, parent, folder):
-            todo.append((video, number))
+    todo = unfinished(cfg, inference.units(found), parent, args.output_path)
     print(f'{len(todo)} online trainings to do', flush=True)
     argv = [*argv, f'--data_path={root}']
     train_all(argv, todo, args.output_path, args.devices.split(','))
+    left = [video.name for video, _ in unfinished(cfg, todo, parent, args.output_path)]
+    if left:
+        print(f'not ended yet, another program trains them: {", ".join(left)}', flush=True)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ faults."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -463,12 +464,19 @@ def test_online_networks_are_evaluated_and_kept(run, drawn, tmp_path, capsys, fa
     assert command[1:3] == ['-m', 'OSMN.online'] and devices == ['0', '1']
     assert command[-2:] == ['--sequences=drawn-x', '--object=1']
     assert log == str(tmp_path / 'online' / 'drawn-x_1.log')
-    assert online.main(command[3:]) == 0  # in this process
+    assert 'not ended yet, another program trains them: drawn-x' in capsys.readouterr().out
     folder = tmp_path / 'online' / 'drawn-x_1'
+    folder.mkdir()
+    with open(str(folder / '.lock'), 'w') as lock:  # of another host
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert online.main(command[3:]) == 0
+    assert f'another run is writing to {folder}' in capsys.readouterr().out
+    assert not (folder / 'checkpoint').exists()
+    assert online.main(command[3:]) == 0  # in this process
     assert (folder / 'model.ckpt-2.index').is_file()
     capsys.readouterr()
     assert online.main(start) == 0
-    assert '1 to train, 1 of them done already' in capsys.readouterr().out
+    assert '0 online trainings to do' in capsys.readouterr().out
     more = [f'--online_path={tmp_path}/online', f'--output_path={tmp_path}/results']
     assert evaluate.main(flags + more) == 0
     assert 'weights: ' in capsys.readouterr().out

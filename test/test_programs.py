@@ -763,6 +763,13 @@ def test_online_training_is_taken_again_for_the_same_alone(run, drawn, tmp_path,
     """Skipped when it is finished; refused where parent or settings have changed."""
     flags = ['--device=cpu', f'--data_path={drawn["davis"]}', '--sequences=drawn-x']
     flags += [f'--output_path={tmp_path}/online', '--online_steps=2']
+    folder = tmp_path / 'online' / 'drawn-x'
+    folder.mkdir(parents=True)
+    with open(str(folder / '.lock'), 'w') as lock:  # of another host
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert online.main([*flags, f'--checkpoint={run}', '--object=0']) == 0
+    assert f'another run is writing to {folder}' in capsys.readouterr().out
+    assert not (folder / 'checkpoint').exists()
     assert online.main([*flags, f'--checkpoint={run}', '--object=0']) == 0
     capsys.readouterr()
     assert online.main([*flags, f'--checkpoint={run}']) == 0

@@ -533,7 +533,7 @@ def test_a_folder_of_results_is_of_one_program_at_a_time(tmp_path):
     other = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b'held\n'
-        with pytest.raises(ValueError, match='another run is writing to .*out'):
+        with pytest.raises(BlockingIOError, match='another run is writing to .*out'):
             cli.lock(str(tmp_path / 'out'))
     finally:
         other.kill()
