@@ -23,7 +23,7 @@ import time
 from typing import NamedTuple
 
 from common import davis, files, masks, plots, report, videos, weights
-from common.bitplanes import frame_scores
+from common.bitmasks import frame_scores
 from common.lazy import np
 
 from . import cli, data, inference, pretrained, robot, session

@@ -7,15 +7,20 @@ answers --help and wrong flags at once.
 from __future__ import annotations
 
 import importlib
-import types
 
 
-class Lazy(types.ModuleType):
+class Lazy:
     """A module that is imported when an attribute of it is first asked for."""
+
+    def __init__(self, name: str):
+        """`name` as in an import."""
+        self._name, self._module = name, None
 
     def __getattr__(self, name: str):
         """The module's own attribute."""
-        return getattr(importlib.import_module(self.__name__), name)
+        if self._module is None:
+            self._module = importlib.import_module(self._name)
+        return getattr(self._module, name)  # not imported again: that takes 10 us
 
 
 np = Lazy('numpy')

@@ -133,13 +133,14 @@ def read_values(path: str) -> Values:
     if image.mode not in ('P', 'L'):
         return _from_colors(np.array(image.convert('RGB')), path)
     array = np.array(image, np.uint8)
-    return Values(array, image.mode == 'P' and not _is_grey_palette(image.getpalette(), array))
+    return Values(array, image.mode == 'P' and not _has_grey_palette(image))
 
 
-def _is_grey_palette(palette, array):
+def _has_grey_palette(image):
     """Whether all colors in use are the grey levels of their indices, as of a grey image that was
     saved with a palette."""
-    used = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    used = np.flatnonzero(image.histogram())
+    palette = image.getpalette()
     colors = np.resize(np.array(palette, np.uint8), (len(palette) // 3, 3))
     if used.max(initial=0) >= len(colors):
         return False

@@ -4,8 +4,8 @@ files.
     python -m common.metrics --annotations DAVIS --results masks --output scores [--report]
 
 J and F are those of davis2017-evaluation (Pont-Tuset et al. 2017), equal to the last bit; T is that
-of Perazzi et al. 2016 (stability.py). First and last frame are left out. Masks are compared as bit
-planes, 64 pixels a word.
+of Perazzi et al. 2016 (stability.py). First and last frame are left out. Masks are compared as
+integers of a bit a pixel (bitmasks.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import NamedTuple
 
 from . import davis, files, processes
-from .bitplanes import frame_scores
+from .bitmasks import frame_scores
 from .lazy import np
 from .masks import read_values, shows_ids
 

@@ -68,7 +68,7 @@ HEADINGS = [
     'Files',
 ]
 COMMON = {'__init__', 'lazy', 'files', 'davis', 'youtube_vos', 'coco', 'videos', 'masks', 'weights'}
-COMMON |= {'processes', 'console', 'metrics', 'bitplanes', 'stability', 'plots', 'report'}
+COMMON |= {'processes', 'console', 'metrics', 'bitmasks', 'stability', 'plots', 'report'}
 TOP = {
     'README.md',
     'README_CN.md',

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from common import bitplanes, masks, metrics  # noqa: E402
+from common import bitmasks, masks, metrics  # noqa: E402
 
 CASES = {
     '1 object, 1.3 %': (1, 0.013),
@@ -172,7 +172,7 @@ def main():
     args = parser.parse_args()
     cv2.setNumThreads(1)
     end_to_end(args.rounds)  # first: the peak is this case's alone
-    functions = {'ours': (bitplanes.frame_scores, np.uint8), 'plain': (plain, bool)}
+    functions = {'ours': (bitmasks.frame_scores, np.uint8), 'plain': (plain, bool)}
     if args.official:
         functions['official'] = (official(args.official), bool)
     for name, (count, share) in CASES.items():

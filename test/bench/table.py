@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / 'test' / 'bench' / 'README.md'
 BEGIN, END = '<!-- begin of the table -->', '<!-- end of the table -->'
 MEASURED = (
-    'common/metrics.py', 'common/bitplanes.py', 'common/masks.py', 'common/processes.py',
+    'common/metrics.py', 'common/bitmasks.py', 'common/masks.py', 'common/processes.py',
     '*/backbone.py', '*/model.py', '*/inference.py', '*/data.py', 'MANet/matching.py',
     'ColorNet/propagation.py', 'SiamMask/tracker.py', 'SiamMask/vot.py',
 )  # fmt: skip
