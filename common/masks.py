@@ -133,18 +133,18 @@ def read_values(path: str) -> Values:
     if image.mode not in ('P', 'L'):
         return _from_colors(np.array(image.convert('RGB')), path)
     array = np.array(image, np.uint8)
-    return Values(array, image.mode == 'P' and not _has_grey_palette(image))
+    return Values(array, image.mode == 'P' and not _has_grey_palette(image, array))
 
 
-def _has_grey_palette(image):
+def _has_grey_palette(image, array):
     """Whether all colors in use are the grey levels of their indices, as of a grey image that was
     saved with a palette."""
-    used = np.flatnonzero(image.histogram())
     palette = image.getpalette()
     colors = np.resize(np.array(palette, np.uint8), (len(palette) // 3, 3))
-    if used.max(initial=0) >= len(colors):
-        return False
-    return bool((colors[used] == used[:, None]).all())
+    grey = np.flatnonzero((colors == np.arange(len(colors))[:, None]).all(1))
+    if grey.max(initial=0) == 0:  # as of the DAVIS palette: black alone is its index
+        return bool(grey.size) and not array.any()
+    return set(np.flatnonzero(image.histogram()).tolist()) <= set(grey.tolist())
 
 
 def read_mask(path: str, void: bool = False) -> np.ndarray:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from . import davis, files, processes
 from .bitmasks import frame_scores
-from .lazy import np
+from .lazy import cv2, np
 from .masks import read_values, shows_ids
 
 GLOBAL = ('J&F-Mean', 'J-Mean', 'J-Recall', 'J-Decay', 'F-Mean', 'F-Recall', 'F-Decay')
@@ -259,7 +259,7 @@ def _read_annotation(path, year, void):
     sequence has ids, else it is the object."""
     array = read_values(path).array
     if void:
-        array = np.where(array == 255, 0, array).astype(np.uint8)
+        array = cv2.threshold(array, 254, 0, cv2.THRESH_TOZERO_INV)[1]  # np.where takes 0.7 ms
     if year == '2016':
         return (array > 0).view(np.uint8)
     return array if void else (array == 255).view(np.uint8)
@@ -273,14 +273,16 @@ def _read_result(path, shape, count, year, void):
         raise ValueError(
             f'{path} is {array.shape[1]}x{array.shape[0]}, its annotation {shape[1]}x{shape[0]}'
         )
+    highest = cv2.minMaxLoc(array)[1]
     if year == '2016':
         levels = 0
-        if not indexed and array.max(initial=0) == 255:
+        if not indexed and highest == 255:
             levels = np.count_nonzero(np.bincount(array.ravel()))
         return (array > 0).view(np.uint8), levels
-    if not void and array.max(initial=0) == 255:  # 0 and 255 as in the annotations
+    if not void and highest == 255:  # 0 and 255 as in the annotations
         array = np.where(array == 255, 1, array).astype(np.uint8)
-    if array.max(initial=0) > count:
+        highest = array.max()
+    if highest > count:
         raise ValueError(
             f'{path} has ids {np.unique(array).tolist()[:20]}, its sequence has {count} objects'
         )
