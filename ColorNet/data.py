@@ -40,13 +40,15 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     if training:
         first += cfg.get('start_step', 0) * cfg.batch_size * cards
     shapes, types = signature(cfg)
-    made = functools.partial(clips, cfg, first, cards, training)
-    dataset = tf.data.Dataset.from_generator(made, types, shapes)
-    return dataset.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
+
+    def batches():
+        return processes.batches(clips(cfg, first, cards, training), cfg.batch_size)
+
+    return tf.data.Dataset.from_generator(batches, types, shapes).prefetch(2)
 
 
 def signature(cfg):
-    """Shapes and types of one clip, ({features}, {labels})."""
+    """(shapes, types) of a batch, each ({features}, {labels})."""
     count, size = cfg.video_len, cfg.size
     cells, frames = (size // views.STRIDE) ** 2, [count, size, size, 3]
     features, labels = {}, {}
@@ -65,9 +67,11 @@ def signature(cfg):
         labels['anchor'] = [ANCHORS**2], tf.int32
         labels['cross'] = [CROSS**2], tf.int32
     parts = features, labels
-    shapes = tuple({key: tf.TensorShape(shape) for key, (shape, _) in p.items()} for p in parts)
-    types = tuple({key: kind for key, (_, kind) in p.items()} for p in parts)
-    return shapes, types
+    shapes = tuple(
+        {key: tf.TensorShape([cfg.batch_size, *shape]) for key, (shape, _) in part.items()}
+        for part in parts
+    )
+    return shapes, tuple({key: kind for key, (_, kind) in part.items()} for part in parts)
 
 
 @contextlib.contextmanager

@@ -52,27 +52,36 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     if training:
         rank, step = ranks.rank()
         first = cfg.get('start_step', 0) * cfg.batch_size * step + rank
-    shapes, types = example_types(cfg)
-    found = tf.data.Dataset.from_generator(
-        functools.partial(examples, cfg, first, step, training), types, shapes
-    )
-    return found.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
+    shapes, types = signature(cfg)
+
+    def batches():
+        return processes.batches(examples(cfg, first, step, training), cfg.batch_size)
+
+    return tf.data.Dataset.from_generator(batches, types, shapes).prefetch(2)
 
 
-def example_types(cfg) -> tuple:
-    """Shapes and types of one example: two pairs ({feature: .}, {label: .})."""
+def signature(cfg) -> tuple:
+    """(shapes, types) of a batch, each ({features}, {labels})."""
     size = [cfg.size, cfg.size]
     if cfg.stage == 1:
-        features = {'images': [3, *size, 3], 'reference': size, 'previous': size}
+        features = {
+            'images': ([3, *size, 3], tf.float32),
+            'reference': (size, tf.int32),
+            'previous': (size, tf.int32),
+        }
     else:
-        features = {'images': [1, *size, 3], 'strokes': size, 'previous': size}
-    features['present'] = [cfg.objects + 1]
-    shapes, types = [], []
-    for part in (features, {'label': size}):
-        shapes.append({key: tf.TensorShape(shape) for key, shape in part.items()})
-        floats = ('images', 'present')
-        types.append({key: tf.float32 if key in floats else tf.int32 for key in part})
-    return tuple(shapes), tuple(types)
+        features = {
+            'images': ([1, *size, 3], tf.float32),
+            'strokes': (size, tf.int32),
+            'previous': (size, tf.int32),
+        }
+    features['present'] = [cfg.objects + 1], tf.float32
+    parts = features, {'label': (size, tf.int32)}
+    shapes = tuple(
+        {key: tf.TensorShape([cfg.batch_size, *shape]) for key, (shape, _) in part.items()}
+        for part in parts
+    )
+    return shapes, tuple({key: kind for key, (_, kind) in part.items()} for part in parts)
 
 
 @contextlib.contextmanager
@@ -148,7 +157,7 @@ def propagation_example(name: str, cfg, draws: Draws) -> tuple[dict, dict]:
     """A frame, the one before, and a reference frame that shows all objects, cropped and damaged.
 
     Returns:
-      (features, labels) as example_types() lists them.
+      (features, labels) as signature() lists them.
 
     Raises:
       ValueError: a sequence of fewer than three frames.
@@ -188,7 +197,7 @@ def interaction_example(name: str, correction, cfg, draws: Draws) -> tuple[dict,
     (frame, strokes, mask of the round before) as in corrections.Correction.
 
     Returns:
-      (features, labels) as example_types() lists them.
+      (features, labels) as signature() lists them.
     """
     frames, truth = davis.frames(cfg.data_path, name), davis.masks(cfg.data_path, name)
     if correction is None:

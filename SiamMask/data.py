@@ -42,13 +42,15 @@ def input_fn(cfg, training: bool) -> tf.data.Dataset:
     rank, cards = ranks.rank() if training else (0, 1)
     first = cfg.get('start_step', 0) * cfg.batch_size * cards + rank if training else 0
     shapes, types = signature(cfg)
-    pairs = functools.partial(examples, cfg, first, cards, training)
-    dataset = tf.data.Dataset.from_generator(pairs, types, shapes)
-    return dataset.batch(cfg.batch_size, drop_remainder=True).prefetch(2)
+
+    def batches():
+        return processes.batches(examples(cfg, first, cards, training), cfg.batch_size)
+
+    return tf.data.Dataset.from_generator(batches, types, shapes).prefetch(2)
 
 
 def signature(cfg) -> tuple:
-    """(shapes, types) of one example, each ({features}, {labels})."""
+    """(shapes, types) of a batch, each ({features}, {labels})."""
     n, k, s = cells_a_side(cfg), slots(cfg), cfg.search_size
     features = {
         'template': ([TEMPLATE, TEMPLATE, 3], tf.float32),
@@ -63,8 +65,11 @@ def signature(cfg) -> tuple:
         'mask': ([k, PATCH, PATCH], tf.int8),
     }
     parts = (features, labels)
-    shapes = tuple({key: tf.TensorShape(v[0]) for key, v in part.items()} for part in parts)
-    return shapes, tuple({key: v[1] for key, v in part.items()} for part in parts)
+    shapes = tuple(
+        {key: tf.TensorShape([cfg.batch_size, *shape]) for key, (shape, _) in part.items()}
+        for part in parts
+    )
+    return shapes, tuple({key: kind for key, (_, kind) in part.items()} for part in parts)
 
 
 def cells_a_side(cfg) -> int:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import ctypes
 import itertools
+import mmap
 import multiprocessing
 import os
 import signal
@@ -21,20 +22,32 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import connection
 from typing import NamedTuple
 
-from .lazy import cv2
+from .lazy import cv2, np
 
 AHEAD = 8  # examples that are made in advance, a reader
 DEAD = 'a reader process has died: out of memory? Fewer --set=workers=... take less'
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a program
 GRACE = 60  # s that run_queue() leaves commands to end after SIGTERM
+MEMORY = 2**26  # bytes of arrays that a reader hands over at once; pages that it uses are taken
+ALIGNED = 64  # bytes: arrays in that memory begin at multiples
 
 
 class Reader(NamedTuple):
-    """A process that makes examples, and the pipe to it. No two share a pipe or a lock, so that
-    the death of one, whatever it is doing, is an end of file in its pipe and nothing else."""
+    """A process that makes examples, the pipe to it, and memory of both in which it lays their
+    arrays: a pipe would take ten times as long. No two readers share anything, so that the death of
+    one, whatever it is doing, is an end of file in its pipe and nothing else."""
 
     process: multiprocessing.Process
     pipe: connection.Connection
+    memory: mmap.mmap
+
+
+class Placed(NamedTuple):
+    """What is sent in the place of an array: where it lies in the reader's memory."""
+
+    start: int  # bytes
+    shape: tuple
+    dtype: np.dtype
 
 
 _READERS = []  # of this process
@@ -62,11 +75,12 @@ def readers(task, count: int) -> Iterator[None]:
         try:
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                job = (task, ours, theirs, os.getpid())
+                memory = mmap.mmap(-1, MEMORY)
+                job = (task, ours, theirs, memory, os.getpid())
                 process = context.Process(target=_serve, args=job, daemon=True)
                 process.start()
                 theirs.close()
-                _READERS.append(Reader(process, ours))
+                _READERS.append(Reader(process, ours, memory))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
@@ -79,7 +93,7 @@ def readers(task, count: int) -> Iterator[None]:
         _READERS = []  # the pipes close with their last user, which may be a thread of tf.data
 
 
-def _serve(task, parents, pipe, parent):
+def _serve(task, parents, pipe, memory, parent):
     """Answers (call, number, job) by (call, number, example, error) until the parent's end of the
     pipe closes."""
     begin_worker(parent)
@@ -91,13 +105,52 @@ def _serve(task, parents, pipe, parent):
         except EOFError:
             return
         try:
-            pipe.send((call, number, task(*job), None))
+            pipe.send((call, number, _place(task(*job), memory), None))
         except Exception as error:
             where = traceback.format_exc()
             try:
                 pipe.send((call, number, where, error))
             except Exception:  # an error that cannot be pickled
                 pipe.send((call, number, where, RuntimeError(repr(error))))
+
+
+def _place(example, memory):
+    """The example, a tuple of dicts of arrays, with a Placed for each array, which is in `memory`;
+    what does not fit there, and an example of another form, stays as it is."""
+    if not _is_tuple_of_dicts(example):
+        return example
+    end, placed = 0, []
+    for part in example:
+        placed.append(dict(part))
+        for key, array in part.items():
+            if isinstance(array, np.ndarray) and 0 < array.nbytes <= len(memory) - end:
+                place = Placed(end, array.shape, array.dtype)
+                _view(place, memory)[...] = array
+                placed[-1][key] = place
+                end += -(-array.nbytes // ALIGNED) * ALIGNED
+    return tuple(placed)
+
+
+def _taken(example, memory):
+    """The example as the task has returned it: the reader may use its memory again."""
+    if not _is_tuple_of_dicts(example):
+        return example
+    return tuple(
+        {
+            key: _view(value, memory).copy() if isinstance(value, Placed) else value
+            for key, value in part.items()
+        }
+        for part in example
+    )
+
+
+def _is_tuple_of_dicts(example):
+    return isinstance(example, tuple) and all(isinstance(part, dict) for part in example)
+
+
+def _view(place, memory):
+    count = int(np.prod(place.shape, dtype=np.int64))
+    return np.frombuffer(memory, place.dtype, count, place.start).reshape(place.shape)
 
 
 def begin_worker(parent: int) -> None:
@@ -157,16 +210,42 @@ def _send(pipe, question):
 def _received(call):
     """{number of the job: (example, error)} that readers have sent, waiting for at least one;
     answers to an earlier call of results() are dropped."""
-    found = {}
-    for pipe in connection.wait([reader.pipe for reader in _READERS]):
+    found, memories = {}, {reader.pipe: reader.memory for reader in _READERS}
+    for pipe in connection.wait(list(memories)):
         try:
-            of_call, number, *answer = pipe.recv()
+            of_call, number, example, error = pipe.recv()
         except (EOFError, OSError):
             raise RuntimeError(DEAD) from None
-        _BUSY.discard(pipe)
         if of_call == call:
-            found[number] = answer
+            found[number] = _taken(example, memories[pipe]), error
+        _BUSY.discard(pipe)
     return found
+
+
+def batches(examples: Iterable[tuple], size: int) -> Iterator[tuple]:
+    """Batches of `size` examples, tuples of dicts of arrays, as such tuples with one more dimension
+    in front; what is left at the end is dropped."""
+    examples = iter(examples)
+    while True:
+        batch = None
+        for i, example in enumerate(itertools.islice(examples, size)):
+            batch = batch or _empty_batch(example, size)
+            for arrays, part in zip(batch, example):
+                for key, array in part.items():
+                    arrays[key][i] = array
+        if batch is None or i < size - 1:
+            return
+        yield batch
+
+
+def _empty_batch(example, size):
+    return tuple(
+        {
+            key: np.empty((size, *np.shape(array)), np.asarray(array).dtype)
+            for key, array in part.items()
+        }
+        for part in example
+    )
 
 
 def free_memory() -> int | None:

@@ -243,7 +243,7 @@ def test_moving_statistics_take_four_passes():
     with tf.Graph().as_default(), tf.Session():
         cfg = settings('S', size=64, batch_size=2)
         shapes, types = data.signature(cfg)
-        batch = {k: tf.zeros([2] + shapes[0][k].as_list(), types[0][k]) for k in shapes[0]}
+        batch = {k: tf.zeros(shapes[0][k], types[0][k]) for k in shapes[0]}
         model.network(batch, cfg, True)
         passes = [m.op.name for m, _ in tf.get_collection(backbone.STATISTICS)]
         assert passes.count('colornet/bn1/moving_mean') == 4

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from common import processes
@@ -86,6 +87,40 @@ def test_large_jobs_and_large_examples_do_not_wait_for_each_other():
     with processes.readers(bytes.upper, 2):
         found = list(processes.results([(b'a' * 3_000_000,)] * 40))
     assert len(found) == 40 and set(found) == {b'A' * 3_000_000}
+
+
+def arrays(number, rows):
+    draw = np.random.RandomState(number)
+    return (
+        {'image': draw.rand(rows, 300, 3).astype(np.float32), 'none': np.zeros((0, 4), np.int32)},
+        {'label': draw.rand(7) > 0.5, 'number': np.int32(number), 'name': f'pair {number}'},
+    )
+
+
+@pytest.mark.parametrize('size', [processes.MEMORY, 100_000, 1])
+def test_arrays_go_through_memory_and_the_rest_beside_them(monkeypatch, size):
+    """Also those that do not fit there; a reader goes on while its examples are kept."""
+    monkeypatch.setattr(processes, 'MEMORY', size)
+    with processes.readers(arrays, 2):
+        found = list(processes.results((n, 10 + n) for n in range(20)))
+    for n, example in enumerate(found):
+        for part, wanted in zip(example, arrays(n, 10 + n)):
+            assert list(part) == list(wanted)
+            for key, value in wanted.items():
+                assert type(part[key]) is type(value)
+                assert np.array_equal(part[key], value)
+                assert getattr(part[key], 'dtype', None) == getattr(value, 'dtype', None)
+
+
+def test_batches_are_whole():
+    """Each with arrays of its own, since TensorFlow may use them as they are."""
+    examples = [({'image': np.full((2, 3), n, np.float32)}, {'n': np.int32(n)}) for n in range(7)]
+    found = list(processes.batches(examples, 3))
+    assert [labels['n'].tolist() for _, labels in found] == [[0, 1, 2], [3, 4, 5]]
+    for features, labels in found:
+        assert features['image'].shape == (3, 2, 3) and features['image'].dtype == np.float32
+        assert (features['image'][:, 1, 2] == labels['n']).all() and labels['n'].dtype == np.int32
+    assert list(processes.batches(examples[:2], 3)) == [] == list(processes.batches([], 3))
 
 
 def test_an_exception_of_the_task_is_raised_in_its_place():

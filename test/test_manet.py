@@ -263,12 +263,12 @@ def test_instances_are_counted_and_listed(tree, tmp_path):
 @pytest.mark.parametrize('stage', [1, 2])
 def test_examples_have_their_shapes_and_repeat(tree, stage):
     cfg = example_settings(tree, stage=stage)
-    shapes, types = data.example_types(cfg)
+    shapes, types = data.signature(cfg)
     first, again = (list(data.examples(cfg, 0, 1, False))[:8] for _ in range(2))
     for part in (0, 1):
         assert set(first[0][part]) == set(shapes[part])
         for key, value in first[0][part].items():
-            assert list(value.shape) == shapes[part][key].as_list(), key
+            assert list(value.shape) == shapes[part][key].as_list()[1:], key
             assert value.dtype == types[part][key].as_numpy_dtype, key
             assert np.array_equal(value, again[0][part][key])
     features, labels = first[0]
