@@ -46,6 +46,7 @@ class Placed(NamedTuple):
     """What is sent in the place of an array: where it lies in the reader's memory."""
 
     start: int  # bytes
+    count: int  # of elements
     shape: tuple
     dtype: np.dtype
 
@@ -124,7 +125,7 @@ def _place(example, memory):
         placed.append(dict(part))
         for key, array in part.items():
             if isinstance(array, np.ndarray) and 0 < array.nbytes <= len(memory) - end:
-                place = Placed(end, array.shape, array.dtype)
+                place = Placed(end, array.size, array.shape, array.dtype)
                 _view(place, memory)[...] = array
                 placed[-1][key] = place
                 end += -(-array.nbytes // ALIGNED) * ALIGNED
@@ -149,8 +150,7 @@ def _is_tuple_of_dicts(example):
 
 
 def _view(place, memory):
-    count = int(np.prod(place.shape, dtype=np.int64))
-    return np.frombuffer(memory, place.dtype, count, place.start).reshape(place.shape)
+    return np.frombuffer(memory, place.dtype, place.count, place.start).reshape(place.shape)
 
 
 def begin_worker(parent: int) -> None:
