@@ -1,11 +1,14 @@
-"""Tracks and scores: VOT (accuracy, robustness, EAO) and video object segmentation (J, F).
+"""Tracks and scores: VOT (accuracy, robustness, EAO), OTB (success, precision) and video object
+segmentation (J, F).
 
     python -m SiamMask.evaluate --data_path=VOT2018.json --checkpoint=run --output_path=out
     python -m SiamMask.evaluate --data_path=VOT2018.json --results=out       (scores result files)
+    python -m SiamMask.evaluate --data_path=OTB --dataset=otb --checkpoint=run --output_path=out
     python -m SiamMask.evaluate --data_path=DAVIS --dataset=davis --checkpoint=run [--overlay]
 
 VOT: by the supervised protocol, results in <output_path>/<tracker>/baseline/<video>/<video>_001.txt
-as the official toolkits read them; a video that has its file is not tracked again. davis and
+as the official toolkits read them; a video that has its file is not tracked again. otb: one pass
+from the first box, results in <output_path>/<tracker>/<video>.txt, the same of --results. davis and
 youtube_vos: every object from its first mask's box, masks as palette PNGs. --sweep takes every
 checkpoint of a folder, --search=penalty_k=0.08,0.13,0.01 (once a parameter) a grid of settings
 (tune_vot.py, tune_vos.py). --hyper, --config and --set win over what the checkpoint was saved with.
@@ -21,10 +24,10 @@ from common import davis, files, masks, metrics, report, videos, weights
 from common.files import stem
 from common.lazy import np
 
-from . import cli, evaluate_vot, inference, pretrained, tracker, vot
+from . import cli, evaluate_otb, evaluate_vot, inference, pretrained, tracker, vot
 from .config import HYPER, PAPER, TRACKING, get_config, tracking_settings
 
-DATASETS = ('vot', 'davis', 'youtube_vos')
+DATASETS = ('vot', 'otb', 'davis', 'youtube_vos')
 THRESHOLDS = tuple(k / 100 for k in range(30, 81, 5))  # of mean IoU (PT tools/tune_vos.py)
 
 
@@ -36,11 +39,14 @@ def run(options, cfg) -> dict:
       cfg: settings of the network.
 
     Returns:
-      {tracker: scores}: of VOT accuracy, robustness, eao ...; of the others `global`,
+      {tracker: scores}: of VOT accuracy, robustness, eao ...; of the others `global` (of OTB AUC,
+      precision),
       `per_sequence` ..., {} without ground truth.
     """
     if options.dataset == 'vot':
         return evaluate_vot.run(options, cfg, benchmark(options, cfg))
+    if options.dataset == 'otb':
+        return evaluate_otb.run(options, cfg, benchmark(options, cfg))
     found = videos.find(
         options.data_path, options.dataset, options.split, options.sequences, cfg.year
     )
@@ -150,7 +156,7 @@ def benchmark(options, cfg) -> str:
     """Row of config.HYPER: --hyper, else by network and data set."""
     if options.hyper:
         return options.hyper
-    if options.dataset != 'vot':
+    if options.dataset not in ('vot', 'otb'):
         return 'davis'
     return 'vot' if cfg.variant == 'sharp' else 'base'
 
@@ -194,7 +200,7 @@ def arguments():
     add('--search', action='append', help='NAME=start,stop,step of a grid')
     add('--boxes', action='store_true', help='VOT: axis-aligned boxes (SiamMask-box)')
     add('--interval', help='VOT: frames low,high of EAO, or VOT2016 ...; default: by the name')
-    add('--results', help='VOT: score the result files in this folder, of one tracker or several')
+    add('--results', help='VOT, OTB: score the result files in this folder, of one tracker or more')
     add('--tracker_prefix', default='', help='with --results: names that begin so')
     return flags
 
@@ -256,13 +262,15 @@ def main(argv=None):
     rows = run(args, cfg)
     if args.dataset == 'vot':
         print(evaluate_vot.table(rows))
+    elif args.dataset == 'otb':
+        print(evaluate_otb.table(rows))
     elif len(rows) == 1:
         videos.print_scores(*rows.values())
     elif all(rows.values()):
         print(table(rows))
     if args.report and all(rows.values()):
         own = [os.path.join(args.output_path, name) for name in rows]
-        own = [args.output_path] if args.dataset != 'vot' and len(rows) == 1 else own
+        own = [args.output_path] if args.dataset not in ('vot', 'otb') and len(rows) == 1 else own
         report.write(own, os.path.join(args.output_path, 'report.html'))
 
 

@@ -104,6 +104,20 @@ def interval_of(path: str, asked: str | None) -> tuple:
     return vot.INTERVALS.get(named.group(0), vot.LEGACY) if named else vot.LEGACY
 
 
+def chosen(options) -> list[dict]:
+    """The sequences of --data_path, those of --sequences where that is given.
+
+    Raises:
+      FileNotFoundError, ValueError: missing data, or no such sequence.
+    """
+    sequences = vot.load(options.data_path)
+    names = files.split_names(options.sequences)
+    absent = sorted(set(names) - {sequence['name'] for sequence in sequences})
+    if absent:
+        raise ValueError(f'--sequences: no {", ".join(absent)} in {options.data_path}')
+    return [sequence for sequence in sequences if not names or sequence['name'] in names]
+
+
 def run(options, cfg, benchmark: str) -> dict:
     """{tracker: scores} of --results, or of what --checkpoint and its like track.
 
@@ -115,13 +129,7 @@ def run(options, cfg, benchmark: str) -> dict:
     Raises:
       FileNotFoundError, ValueError: missing data; results of something else in the folder.
     """
-    sequences = vot.load(options.data_path)
-    if options.sequences:
-        names = options.sequences.split(',')
-        absent = sorted(set(names) - {sequence['name'] for sequence in sequences})
-        if absent:
-            raise ValueError(f'--sequences: no {", ".join(absent)} in {options.data_path}')
-        sequences = [sequence for sequence in sequences if sequence['name'] in names]
+    sequences = chosen(options)
     interval = interval_of(options.data_path, options.interval)
     print(f'EAO of {interval[0]} .. {interval[1]} frames', flush=True)
     output_path, rows = cli.writable(options.output_path), {}

@@ -113,7 +113,7 @@ def _from_json(path):
             if not video.get('img_names') or len(video['img_names']) != len(video['gt_rect']):
                 raise ValueError(f'{path}: {name} has no frames, or not as many as boxes')
             frames = [os.path.join(root, files.path_inside(n, path)) for n in video['img_names']]
-            size = video['width'], video['height']
+            size = _size(video, frames)
             if not all(files.is_number(side, 1, LARGEST, int) for side in size):
                 raise ValueError(f'{path}: {name} is of {size} px')
             result.append(_sequence(name, frames, video['gt_rect'], *size, path))
@@ -123,6 +123,13 @@ def _from_json(path):
             f'({error!r})'
         ) from None
     return result
+
+
+def _size(video, frames):
+    """(width, height) of a video of a JSON; those of OTB do not say it."""
+    if 'width' in video:
+        return video['width'], video['height']
+    return masks.read_image(frames[0]).shape[1::-1]
 
 
 def _from_folder(folder):

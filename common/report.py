@@ -31,7 +31,7 @@ WIDTH = 420  # px of a frame in the page
 QUALITY = 74  # of its JPEG
 LOWER_IS_BETTER = ('J-Decay', 'F-Decay', 'T-Mean', 'lost', 'robustness')
 COLUMNS = ('J-Mean', 'F-Mean', 'J-Recall', 'J-Decay', 'F-Recall', 'F-Decay', 'T-Mean')
-COLUMNS += ('accuracy', 'lost')  # of a table of sequences, where the results have them
+COLUMNS += ('accuracy', 'lost', 'AUC', 'precision')  # those that the results have are shown
 HERE = os.path.dirname(os.path.abspath(__file__))  # of report.css and report.js
 
 
@@ -491,7 +491,8 @@ def _image_path(folder, frame):
 
 
 def _curves(results):
-    """The curves of the whole set: expected overlap of VOT, J over seconds of MANet."""
+    """The curves of the whole set: expected overlap of VOT, success and precision of OTB, J over
+    seconds of MANet."""
     parts = []
     lines, span = [], None
     for color, result in enumerate(results):
@@ -502,6 +503,18 @@ def _curves(results):
     if lines:
         panel = plots.Panel(lines, 'frames', 'expected overlap', 0.0, 1.0, span)
         parts.append(('Expected average overlap (EAO is its mean over the grey band)', panel))
+    for name, last, label, title in (
+        ('success', 1, 'overlap threshold', 'Success (AUC is its mean)'),
+        ('precision', 50, 'location error threshold, px', 'Precision (ranked at 20 px)'),
+    ):
+        lines = []
+        for color, result in enumerate(results):
+            values = result.found.get(name)
+            if isinstance(values, list):
+                x = np.linspace(0, last, len(values)).tolist()
+                lines.append(plots.Line(result.label, x, values, color))
+        if lines:
+            parts.append((title, plots.Panel(lines, label, name, 0.0, 1.0)))
     lines = []
     for color, result in enumerate(results):
         values = result.found.get('curve')

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from SiamMask import (
     config,
     convert,
     data,
+    evaluate_otb,
     evaluate_vot,
     losses,
     model,
@@ -800,6 +802,12 @@ def test_sequences_of_all_forms(drawn, tmp_path):
     path = Path(tmp_path) / 'VOT2018.json'
     path.write_text(json.dumps({'drawn2': entry}))
     assert vot.load(str(path))[0]['frames'][0] == str(tmp_path / names[0])
+    entry.pop('width')  # as in OTB's
+    beside = Path(drawn['vot']) / 'sizes.json'
+    beside.write_text(json.dumps({'drawn2': entry}))
+    assert (vot.load(str(beside))[0]['width'], vot.load(str(beside))[0]['height']) == (320, 180)
+    beside.unlink()
+    entry['width'] = 320
     path.write_text(json.dumps({'drawn2': {**entry, 'img_names': names[:-1]}}))
     with pytest.raises(ValueError, match='not as many'):
         vot.load(str(path))
@@ -828,6 +836,35 @@ def test_sequences_of_all_forms(drawn, tmp_path):
     (rect / 'groundtruth_rect.txt').write_text('5,6,10,x\n')
     with pytest.raises(ValueError, match='expected 4 or 8 numbers of pixels'):
         vot.load(str(rect))
+
+
+def test_success_and_precision_are_those_of_otb():
+    """Three frames annotated, one that shows nothing, one of which the tracker says nothing."""
+    truth = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [0, 0, 9, 9]])
+    found = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [40, 30, 10, 10], [0, 0, 9, 9], [np.nan] * 4])
+    expected = [1, 50 / 150, 0, -1, -1]
+    np.testing.assert_allclose(evaluate_otb.overlaps(truth, found), expected)
+    assert evaluate_otb.distances(truth, found).tolist() == [0, 5, 50, np.inf, np.inf]
+    curve = evaluate_otb.success(truth, found)
+    assert curve.shape == (21,) and curve[0] == 0.4  # an overlap of 0 is not above 0
+    assert curve[6] == 0.4 and curve[7] == 0.2 and curve[19] == 0.2  # 1/3 is above 0.30
+    assert curve[20] == 0  # nothing is above 1
+    assert curve.mean() == pytest.approx((7 * 0.4 + 13 * 0.2) / 21)
+    curve = evaluate_otb.precision(truth, found)
+    assert curve.shape == (51,) and curve[[0, 4, 5, 49, 50]].tolist() == [0.2, 0.2, 0.4, 0.4, 0.6]
+    turned = [[10, 0, 20, 10, 10, 20, 0, 10]]
+    assert evaluate_otb.boxes(turned).tolist() == [[0, 0, 20, 20]]
+
+
+@pytest.mark.parametrize('text, message', [
+    ('1,2,3,4', 'expected 2 lines of x,y,width,height, found 1'),
+    ('1,2,3,4\n1 2 3', "found 2, line 2 with others"),
+    ('1,2,3,4\n1,2,3,x', "'x'; expected 4 numbers a line"),
+])  # fmt: skip
+def test_otb_results_of_another_form_are_refused(tmp_path, text, message):
+    (tmp_path / 'a.txt').write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate_otb.read_boxes(str(tmp_path), {'name': 'a', 'frames': ['1.jpg', '2.jpg']})
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):

@@ -19,6 +19,7 @@ from SiamMask import (
     convert,
     demo,
     evaluate,
+    evaluate_otb,
     export,
     inference,
     live,
@@ -270,6 +271,38 @@ def test_vot_results_table_and_plots(run, sharp, drawn, tmp_path, capsys, fails,
     assert folder.name in capsys.readouterr().out
     new = json.loads((tmp_path / 'scores' / folder.name / 'results.json').read_text())
     assert new['lost'] == new['per_sequence']['drawn1']['lost']
+
+
+def test_otb_is_one_pass_with_success_and_precision(run, drawn, tmp_path, capsys, fails):
+    flags = [f'--data_path={drawn["vot"]}', '--dataset=otb', '--device=cpu', '--sequences=drawn1']
+    tracked = [*flags, f'--checkpoint={run}', f'--output_path={tmp_path}/out']
+    assert evaluate.main([*tracked, '--report']) == 0
+    (folder,) = (path for path in (tmp_path / 'out').iterdir() if path.is_dir())
+    assert folder.name.startswith('SiamMask_box_')
+    rows = np.loadtxt(str(folder / 'drawn1.txt'), delimiter=',')
+    (sequence,) = vot.load(f'{drawn["vot"]}/drawn1')
+    truth = evaluate_otb.boxes(sequence['regions'])
+    assert rows.shape == (24, 4) and np.allclose(rows[0], truth[0], atol=1e-4)
+    found = json.loads((folder / 'results.json').read_text())
+    assert found['global']['AUC'] == pytest.approx(evaluate_otb.success(truth, rows).mean())
+    assert found['global']['precision'] == found['precision'][20]
+    assert {'success.png', 'precision.png'} <= {path.name for path in folder.iterdir()}
+    assert 'Precision (ranked at 20 px)' in (tmp_path / 'out' / 'report.html').read_text()
+    capsys.readouterr()
+    assert evaluate.main(tracked) == 0  # read, not tracked again
+    assert '24 frames' not in capsys.readouterr().out
+    assert 'penalty_k' in fails(evaluate, *tracked, '--set=penalty_k=0.3')
+    for name, boxes in (('exact', truth), ('lost', truth + [500, 0, 0, 0])):
+        (tmp_path / 'files' / name).mkdir(parents=True)
+        np.savetxt(str(tmp_path / 'files' / name / 'drawn1.txt'), boxes, '%.4f')
+    scored = [*flags, f'--results={tmp_path}/files', f'--output_path={tmp_path}/scores']
+    assert evaluate.main(scored) == 0
+    table = capsys.readouterr().out.splitlines()[-2:]
+    assert table[0].split() == ['exact', '0.952', '1.000']  # 20 of 21 thresholds are below 1
+    assert table[1].split() == ['lost', '0.000', '0.000']
+    assert (tmp_path / 'scores' / 'success.png').is_file()
+    message = fails(evaluate, *flags, f'--results={tmp_path}/none', f'--output_path={tmp_path}/s')
+    assert 'no results of drawn1: tried ' in message
 
 
 def test_settings_of_evaluation_win_over_saved_ones(run, tmp_path):
