@@ -177,11 +177,13 @@ def check_memory(frames: int, size: tuple[int, int], count: int, cfg) -> None:
     each = 4 * height * width * 2 * count + size[0] * size[1]  # of maps and masks
     embedded = 4 * height * width * model.embedding_channels(cfg)  # beyond RESIDENT on disk
     free = processes.free_memory()
-    if free is not None and frames * each + min(frames * embedded, RESIDENT) > SHARE * free:
+    needed = frames * each + min(frames * embedded, RESIDENT)
+    if free is not None and needed > SHARE * free:
+        fit = int(max(SHARE * free / (each + embedded), (SHARE * free - RESIDENT) / each))
         raise ValueError(
-            f'{frames} frames of {size[1]}x{size[0]} need {frames * each / 1e9:.1f} GB, '
-            f'{free / 1e9:.1f} GB are free: {int(SHARE * free / each)} frames fit; a part of the '
-            f'video, or a smaller --set=test_height= (now {cfg.test_height})'
+            f'{frames} frames of {size[1]}x{size[0]} need {needed / 1e9:.1f} GB, '
+            f'{free / 1e9:.1f} GB are free: {fit} frames fit; a part of the video, or a smaller '
+            f'--set=test_height= (now {cfg.test_height})'
         )
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import posix
+import re
 import shutil
 import struct
 import subprocess
@@ -103,14 +104,26 @@ def test_memory_of_long_videos_and_lists(tmp_path, monkeypatch):
 
 def test_manet_refuses_a_video_that_does_not_fit(monkeypatch):
     from common import processes
-    from MANet import inference
+    from MANet import inference, model
     from MANet.config import get_config
 
     cfg = get_config('full')
     inference.check_memory(60, (480, 854), 3, cfg)
-    monkeypatch.setattr(processes, 'free_memory', lambda: 2**30)
-    with pytest.raises(ValueError, match=r'2000 frames of 854x480 need .* GB.*: \d+ frames fit'):
-        inference.check_memory(2000, (480, 854), 3, cfg)
+    cells = inference.cells_of(inference.network_size(480, 854, cfg))
+    each = 4 * cells[0] * cells[1] * 2 * 3 + 480 * 854  # two float32 maps of three classes, a mask
+    embedding = 4 * cells[0] * cells[1] * model.embedding_channels(cfg)
+    for free, expected in (
+        (2**30, 0.8 * 2**30 / (each + embedding)),
+        (2**33, (0.8 * 2**33 - inference.RESIDENT) / each),  # the rest of the embeddings on disk
+    ):
+        monkeypatch.setattr(processes, 'free_memory', lambda free=free: free)
+        with pytest.raises(ValueError, match='9000 frames of 854x480 need .* GB') as raised:
+            inference.check_memory(9000, (480, 854), 3, cfg)
+        fit = int(re.search(r'(\d+) frames fit', str(raised.value)).group(1))
+        assert fit == int(expected)
+        inference.check_memory(fit, (480, 854), 3, cfg)
+        with pytest.raises(ValueError, match='frames fit'):
+            inference.check_memory(fit + 1, (480, 854), 3, cfg)
 
 
 # --- pickles -------------------------------------------------------------------------------------
