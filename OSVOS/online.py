@@ -143,7 +143,6 @@ def train_all(argv: list[str], todo: list[tuple], output_path: str, devices: lis
         raise RuntimeError(
             f'{len(failed)} of {len(todo)} online trainings failed, see {", ".join(failed)}'
         )
-    print(f'{len(todo)} online trainings are in {folder}', flush=True)
 
 
 def arguments():
@@ -183,6 +182,8 @@ def main(argv=None):
     argv = [*argv, f'--data_path={root}']
     train_all(argv, todo, args.output_path, args.devices.split(','))
     left = [video.name for video, _ in unfinished(cfg, todo, parent, args.output_path)]
+    folder = os.path.abspath(args.output_path)
+    print(f'{len(todo) - len(left)} online trainings are in {folder}', flush=True)
     if left:
         print(f'not ended yet, another program trains them: {", ".join(left)}', flush=True)
 
