@@ -579,7 +579,7 @@ def check_data(args, cfg, check) -> None:
     print(json.dumps(check(data_root(args, cfg), every=args.check_data == 'all')))
 
 
-def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
+def dry_run(cfg, input_fn, build_loss, slots: int, parts: int = 1) -> None:
     """Builds the training graph, reads one batch and prints what a run would use.
 
     Args:
@@ -587,6 +587,7 @@ def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
       input_fn: of data.py.
       build_loss: function (features, labels, cfg) -> float32 scalar, whose gradients are built too.
       slots: numbers that the optimizer keeps beside each weight.
+      parts: that a batch is taken in, one after the other; the activations are those of one.
     """
     with tf.Graph().as_default() as graph, tf.Session() as session:
         iterator = tf.data.make_one_shot_iterator(input_fn(cfg, True))
@@ -597,7 +598,7 @@ def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
         tf.train.get_or_create_global_step()
         loss = build_loss(features, labels, cfg)
         maps = [x for op in graph.get_operations() for x in op.outputs if x.dtype == tf.float32]
-        numbers = sum(x.shape.num_elements() for x in maps if x.shape.is_fully_defined())
+        numbers = sum(x.shape.num_elements() for x in maps if x.shape.is_fully_defined()) / parts
         tf.gradients(loss, tf.trainable_variables())
         init_from_checkpoint(cfg)
         count = sum(v.shape.num_elements() for v in tf.trainable_variables() if of_network(v))
@@ -614,11 +615,12 @@ def dry_run(cfg, input_fn, build_loss, slots: int) -> None:
         f'and optimizer; at most {4e-9 * numbers:.2f} GB of activations in float32, '
         f'{2e-9 * numbers:.2f} GB in float16; {disk:.0f} MB of checkpoints'
     )
-    room = CARD - weights_size * (2 + slots)
+    room = CARD - weights_size * (2 + slots + (parts > 1))  # the sum of the gradients
     fits = [int(cfg.batch_size * room / (size * 1e-9 * numbers)) for size in (4, 2)]
+    taken = f' in {parts} parts' if parts > 1 else ''
     print(
-        f'a card of {CARD} GB holds batches of {fits[0]} in float32, {fits[1]} in float16, if '
-        f'nothing is freed on the way; {cfg.train_steps} steps, device {cfg.device}'
+        f'a card of {CARD} GB holds batches of {fits[0]} in float32, {fits[1]} in float16{taken}, '
+        f'if nothing is freed on the way; {cfg.train_steps} steps, device {cfg.device}'
     )
 
 

@@ -126,6 +126,7 @@ def _full():
         from_scratch=False,          # random weights where published ones are expected
         optimizer='sgd',             # PT; 'adam' (TFP --optimizer), betas 0.9 and 0.999
         batch_size=64,               # pairs a card a step (PT: 4 cards of 16)
+        accumulate=1,                # passes that a batch is taken in, gradients averaged
         train_epochs=20,             # of `pairs` pairs (PT)
         train_steps=0,               # updates; 0: from train_epochs
         learning_rate=0.005,         # after the warm-up, for 64 pairs a step; scaled with them (PT)

@@ -14,15 +14,20 @@ EPOCHS = 20  # of the schedule; a training of any length passes through all of t
 BATCH = 64  # pairs a step that the rates are for (PT -b 64)
 
 
-def update(loss: tf.Tensor, cfg) -> tuple:
-    """(train op, loss to report) of one step: gradients clipped by their global norm, weight decay
-    added, the backbone's scaled.
+def update(loss_of_part, cfg) -> tuple:
+    """(train op, loss to report) of one step: gradients averaged over the parts of the batch,
+    clipped by their global norm, weight decay added, the backbone's scaled.
 
     On CPU an update whose loss or gradient is not finite, or whose loss is above cfg.highest_loss,
     is left out, and the reported loss is infinite: zero gradients, rate 0, momentum 1 and the old
     batch statistics change nothing and need no condition. The NPU has its loss scale for that.
+
+    Args:
+      loss_of_part: function (number of the part, operations that it waits for) -> float32 scalar,
+        called for each of the cfg.accumulate parts in turn.
+      cfg: of the run.
     """
-    step = tf.train.get_or_create_global_step()
+    step, first = tf.train.get_or_create_global_step(), loss_of_part(0, [])
     rate, momentum = learning_rate(step, cfg), momentum_factor(step, cfg)
     setting = {}  # filled below: the gradients that it depends on come from the optimizer
     if cfg.optimizer == 'adam':
@@ -31,8 +36,8 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         optimizer = tf.train.MomentumOptimizer(lambda: setting['rate'], lambda: setting['momentum'])
     statistics = moving_statistics()
     optimizer = npu.wrap_optimizer(optimizer, cfg, statistics)
-    pairs = optimizer.compute_gradients(loss, trained_variables(cfg))
-    pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+    loss, pairs = averaged_gradients(optimizer, first, loss_of_part, cfg)
+    statistics[:] = moving_statistics()  # of all parts
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(gradient * gradient) for gradient, _ in pairs]))
     shrink = tf.minimum(1.0, cfg.clip / (norm + 1e-6))  # as PyTorch clips
     gradients = [shrink * gradient for gradient, _ in pairs]
@@ -56,6 +61,47 @@ def update(loss: tf.Tensor, cfg) -> tuple:
         if variable.op.name not in names:
             changes.append((tf.zeros_like(variable), variable))
     return optimizer.apply_gradients(changes, step), reported
+
+
+def averaged_gradients(optimizer, first: tf.Tensor, loss_of_part, cfg) -> tuple:
+    """(loss, [(gradient, variable)]), means over the parts of a batch.
+
+    A part waits for the sums of those before it, so that the activations of one are in memory. The
+    graph has no loop, for the NPU: it has every operator cfg.accumulate times.
+
+    Args:
+      optimizer: of npu.wrap_optimizer().
+      first: loss of part 0.
+      loss_of_part: of update().
+      cfg: of the run.
+    """
+    loss, variables = first, trained_variables(cfg)
+    pairs = [p for p in optimizer.compute_gradients(first, variables) if p[0] is not None]
+    if cfg.accumulate == 1:
+        return loss, pairs
+    sums, variables = (list(each) for each in zip(*pairs))
+    for part in range(1, cfg.accumulate):
+        own = loss_of_part(part, [loss, *sums])
+        gradients = [g for g, _ in optimizer.compute_gradients(own, variables)]
+        loss, sums = loss + own, [total + g for total, g in zip(sums, gradients)]
+    return loss / cfg.accumulate, [(s / cfg.accumulate, v) for s, v in zip(sums, variables)]
+
+
+def part_of(batch: dict, part: int, before: list, cfg) -> dict:
+    """Part `part` of the cfg.accumulate equal ones of a batch.
+
+    Args:
+      batch: {name: tensor [B, ...]}.
+      part: number of the part.
+      before: operations and tensors that it waits for.
+      cfg: batch_size, accumulate.
+    """
+    if cfg.accumulate == 1:
+        return batch
+    size = cfg.batch_size // cfg.accumulate
+    parts = {name: x[part * size : (part + 1) * size] for name, x in batch.items()}
+    with tf.control_dependencies(before):
+        return {name: tf.identity(x) for name, x in parts.items()}
 
 
 def trained_variables(cfg) -> list:

@@ -32,12 +32,18 @@ def model_fn(features, labels, mode, params):
     cfg = EasyDict(params)
     if mode != tf.estimator.ModeKeys.TRAIN:
         raise ValueError(f'mode {mode}: this model function trains; inference.load() tracks')
-    outputs = model.network(features, cfg, training=True)
-    scalars = losses(outputs, labels, cfg)
-    npu.show_images(cfg, lambda: first_masks(features, labels, outputs))
-    for key, value in scalars.items():
-        tf.summary.scalar(f'loss/{key}', value)
-    train_op, loss = optimizer.update(scalars['total'], cfg)
+
+    def loss_of_part(part, before):
+        inputs, wanted = (optimizer.part_of(x, part, before, cfg) for x in (features, labels))
+        outputs = model.network(inputs, cfg, training=True)
+        scalars = losses(outputs, wanted, cfg)
+        if part == 0:  # TensorBoard shows the first
+            npu.show_images(cfg, lambda: first_masks(inputs, wanted, outputs))
+            for key, value in scalars.items():
+                tf.summary.scalar(f'loss/{key}', value)
+        return scalars['total']
+
+    train_op, loss = optimizer.update(loss_of_part, cfg)
     cli.init_from_checkpoint(cfg)
     return tf.estimator.EstimatorSpec(mode, loss=tf.identity(loss, 'train_loss'), train_op=train_op)
 
@@ -56,8 +62,13 @@ def prepare(args, cfg) -> None:
     """Fills what a run needs in its settings: crops, steps, the checkpoint to start from.
 
     Raises:
-      ValueError: parts that this training keeps fixed would be random.
+      ValueError: parts that this training keeps fixed would be random; a batch that cannot be
+        divided.
     """
+    if cfg.batch_size % cfg.accumulate:
+        raise ValueError(
+            f'batch_size={cfg.batch_size} is no multiple of accumulate={cfg.accumulate}'
+        )
     cfg.data_path = cli.data_root(args, cfg)
     if args.keep_checkpoints:
         cfg.keep_checkpoints = args.keep_checkpoints
@@ -157,8 +168,13 @@ def train(cfg, args, saved=None) -> str:
 
 
 def loss_of(features, labels, cfg) -> tf.Tensor:
-    """The training loss of a batch, float32 scalar."""
-    return losses(model.network(features, cfg, training=True), labels, cfg)['total']
+    """The training loss of a batch, float32 scalar: the mean over its parts."""
+    found = []
+    for part in range(cfg.accumulate):
+        inputs, wanted = (optimizer.part_of(x, part, [], cfg) for x in (features, labels))
+        outputs = model.network(inputs, cfg, training=True)
+        found.append(losses(outputs, wanted, cfg)['total'])
+    return tf.add_n(found) / cfg.accumulate
 
 
 def arguments():
@@ -193,7 +209,8 @@ def main(argv=None):
         return
     prepare(args, cfg)
     if args.dry_run:
-        cli.dry_run(cfg, data.input_fn, loss_of, slots=2 if cfg.optimizer == 'adam' else 1)
+        slots = 2 if cfg.optimizer == 'adam' else 1
+        cli.dry_run(cfg, data.input_fn, loss_of, slots, parts=cfg.accumulate)
         return
     train(cfg, args)
     cli.write_result(cfg, args, evaluate.accuracy)

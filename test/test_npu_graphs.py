@@ -59,6 +59,12 @@ TRAININGS = {
         100,
         'siammask/mask/kernel/conv',
     ),
+    'SiamMask in parts': (
+        'SiamMask',
+        ['--preset=smoke', '--set=accumulate=2'],
+        200,
+        'siammask/features/conv1',
+    ),
     'ColorNet both branches': ('ColorNet', ['--preset=smoke'], 200, 'colornet/conv1'),
     'ColorNet dul': ('ColorNet', ['--preset=dul', '--from_scratch'], 20, 'colornet/conv1'),
     'MANet stage 1': ('MANet', ['--preset=smoke'], 100, 'manet/backbone/'),

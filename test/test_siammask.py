@@ -580,16 +580,17 @@ class Updates(NamedTuple):
     loss: float  # reported before the first
 
 
-def one_update(cfg, loss_scale=1.0, thawed=False):
-    """Variables after one and two calls of update() on a quadratic loss of ones."""
-    cfg = tiny('full', train_steps=20, thawed=thawed, **cfg)
+def one_update(cfg, loss_scale=1.0, thawed=False, factors=(1.0,)):
+    """Variables after one and two calls of update() on a quadratic loss of ones, times the factor
+    of each part."""
+    cfg = tiny('full', train_steps=20, thawed=thawed, accumulate=len(factors), **cfg)
     with tf.Graph().as_default(), tf.Session() as session:
         names = ('features/conv1/weights', 'features/layer2/0/conv1/weights', 'neck/bn/beta',
                  'mask/kernel/conv/weights', 'refine/post2/biases')  # fmt: skip
         with tf.variable_scope('siammask'):
             variables = [tf.get_variable(n, [3], initializer=tf.ones_initializer()) for n in names]
         loss = loss_scale * tf.add_n([tf.reduce_sum(v * v) for v in variables])
-        op, reported = optimizer.update(loss, cfg)
+        op, reported = optimizer.update(lambda part, before: factors[part] * loss, cfg)
         session.run(tf.global_variables_initializer())
         before = session.run(reported)
         session.run(op)
@@ -625,6 +626,84 @@ def test_an_update_that_is_not_finite_or_too_high_is_left_out(scale):
     first, second, step, loss = one_update({}, loss_scale=scale)
     assert all((v == 1).all() for v in [*first.values(), *second.values()]) and step == 2
     assert np.isposinf(loss)  # what ends a run that stays there
+
+
+@pytest.mark.parametrize('factors', [(1.0, np.nan), (np.inf, 1.0, 1.0)])
+def test_an_update_with_one_useless_part_is_left_out(factors):
+    first, second, step, loss = one_update({}, factors=factors)
+    assert all((v == 1).all() for v in [*first.values(), *second.values()]) and step == 2
+    assert np.isposinf(loss)
+
+
+def test_parts_count_alike_and_a_step_is_an_update():
+    plain, _, _, loss = one_update({})
+    parts, _, step, mean = one_update({}, factors=(0.5, 0.25, 2.25))
+    assert step == 2 and mean == pytest.approx(loss)
+    for name, value in parts.items():
+        np.testing.assert_allclose(value, plain[name], rtol=1e-7)
+
+
+def test_gradients_of_parts_are_those_of_the_batch():
+    """Moving statistics and as many wanted masks in every part, so that means of means are means;
+    a part waits for the gradients of the one before."""
+    draw, found = np.random.RandomState(2), {}
+    values = features(tiny('smoke_sharp'), 4)
+    wanted = {
+        'cls': np.zeros((4, 3, 3, 5), np.int32),
+        'loc': draw.randn(4, 3, 3, 4, 5).astype(np.float32),
+        'loc_weight': np.zeros((4, 3, 3, 5), np.float32),
+        'mask': draw.randint(-1, 2, (4, 9, 127, 127)).astype(np.int8),
+        'mask_weight': np.tile(np.float32([1, 0, 0, 1, 1, 0, 0, 0, 0]), (4, 1)),
+    }
+    for parts in (1, 2, 4):
+        cfg = tiny('smoke_sharp', batch_size=4, accumulate=parts)
+        with tf.Graph().as_default(), tf.Session() as session:
+            inputs, labels = ({k: tf.constant(v) for k, v in d.items()} for d in (values, wanted))
+            waited = []
+
+            def loss_of_part(part, before, cfg=cfg, inputs=inputs, labels=labels, waited=waited):
+                own, truth = (optimizer.part_of(x, part, before, cfg) for x in (inputs, labels))
+                assert own['search'].shape.as_list() == [4 // cfg.accumulate, 143, 143, 3]
+                waits = {op.name for op in own['search'].op.control_inputs}
+                waited.append(waits == {tensor.op.name for tensor in before})
+                return losses.losses(model.network(own, cfg, False), truth, cfg)['total']
+
+            first = loss_of_part(0, [])
+            sgd = tf.train.GradientDescentOptimizer(1.0)
+            loss, pairs = optimizer.averaged_gradients(sgd, first, loss_of_part, cfg)
+            session.run(tf.global_variables_initializer())
+            seeded(session)
+            gradients = {v.op.name: g for g, v in pairs}
+            found[parts] = session.run([loss, gradients])
+            assert all(waited) and len(waited) == parts
+    for parts in (2, 4):
+        assert found[parts][0] == pytest.approx(found[1][0], rel=1e-5)
+        for name, gradient in found[1][1].items():
+            largest = np.abs(gradient).max()
+            np.testing.assert_allclose(
+                found[parts][1][name], gradient, rtol=0, atol=1e-5 * largest, err_msg=name
+            )
+
+
+def test_batch_statistics_are_of_a_part_and_move_with_each():
+    name, found = 'siammask/mask/kernel/bn/moving_mean', {}
+    for parts in (1, 2):
+        cfg = tiny('smoke_sharp', batch_size=2, accumulate=parts)
+        with tf.Graph().as_default(), tf.Session() as session:
+            inputs = {k: tf.constant(v) for k, v in features(cfg).items()}
+            for part in range(parts):
+                model.network(optimizer.part_of(inputs, part, [], cfg), cfg, True)
+            session.run(tf.global_variables_initializer())
+            seeded(session)
+            moved = {v.op.name: new for v, new in backbone.moving_statistics()}
+            seen = [x for v, x in tf.get_collection(backbone.STATISTICS) if v.op.name == name]
+            old = session.run(f'{name}/read:0')
+            found[parts] = old, session.run(moved[name]), session.run(seen)
+    old, moved, (both,) = found[1]
+    np.testing.assert_allclose(moved, 0.9 * old + 0.1 * both, rtol=1e-5)
+    old, moved, (one, two) = found[2]
+    np.testing.assert_allclose(moved, 0.81 * old + 0.09 * one + 0.1 * two, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose((one + two) / 2, both, rtol=1e-4, atol=1e-6)
 
 
 def test_adam_moves_what_the_stage_trains():

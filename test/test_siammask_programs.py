@@ -4,6 +4,7 @@ exact messages of faults."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def test_stages_of_the_base_training_and_resume(run, crops, tmp_path, capsys):
     np.testing.assert_allclose(value(second, name), steps[4], atol=1e-6)  # the same pairs
 
 
+def test_a_training_in_parts_goes_on_with_the_pairs_it_would_have_drawn(run, crops, tmp_path):
+    """Killed after update 1 of 3; a checkpoint is always between two updates."""
+    flags = [*SMALL, '--preset=smoke_sharp', f'--data_path={crops}', '--set=accumulate=2']
+    flags += ['--steps=3', '--set=checkpoint_steps=1', '--SAVE_MAX=9', f'--init_from={run}']
+    first, second = tmp_path / 'a', tmp_path / 'b'
+    assert train.main([*flags, f'--output_path={first}']) == 0
+    resumed = [*flags, f'--output_path={second}', f'--model_checkpoint_path={first}/model.ckpt-1']
+    assert train.main(resumed) == 0
+    names = [name for name, _ in tf.train.list_variables(str(first)) if 'mask' in name]
+    whole = [name for name, _ in tf.train.list_variables(str(run))]
+    assert {name for name, _ in tf.train.list_variables(str(first))} >= set(whole)
+    for name in names:
+        np.testing.assert_allclose(value(second, name), value(first, name), rtol=0, atol=1e-6)
+    kept = json.loads((first / 'config.json').read_text())
+    assert (kept['batch_size'], kept['accumulate']) == (2, 2) and value(first, 'global_step') == 3
+
+
 def prepared(tmp_path, crops, *flags):
     """The settings that a run would have."""
     args = train.arguments().parse_args(
@@ -199,6 +217,11 @@ def test_check_data_and_dry_run(drawn, crops, run, tmp_path, capsys):
     assert ' 80 steps' in printed  # pairs=8 of --set wins
     assert 'variables from' in printed and str(run) in printed
     assert not (tmp_path / 'run').exists()
+    holds = re.search(r'batches of (\d+) in float32', printed)
+    assert train.main([*flags, '--dry_run', '--set=accumulate=2']) == 0
+    printed = capsys.readouterr().out
+    parts = re.search(r'batches of (\d+) in float32, \d+ in float16 in 2 parts', printed)
+    assert int(parts.group(1)) == pytest.approx(2 * int(holds.group(1)), rel=0.1)
 
 
 def test_messages_of_training(drawn, tmp_path, fails):
@@ -208,6 +231,8 @@ def test_messages_of_training(drawn, tmp_path, fails):
     unknown = "--set=datasets=[['cocoa', 0, 1, 'x']]"
     assert "no data set 'cocoa'" in fails(train, *flags, f'--data_path={tmp_path}', unknown)
     assert 'no such file' in fails(train, *flags, '--config=none.json', '--data_path=.')
+    message = fails(train, *flags, '--set=accumulate=3', '--data_path=.')
+    assert 'batch_size=2 is no multiple of accumulate=3' in message
     for flag in ('--set=negative=1.5', '--set=batch_size=0', '--learning_rate=-1'):
         assert 'expected' in fails(train, *flags, flag, '--data_path=.')
 
