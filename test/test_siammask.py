@@ -697,7 +697,8 @@ def test_batch_statistics_are_of_a_part_and_move_with_each():
             seeded(session)
             moved = {v.op.name: new for v, new in backbone.moving_statistics()}
             seen = [x for v, x in tf.get_collection(backbone.STATISTICS) if v.op.name == name]
-            old = session.run(f'{name}/read:0')
+            (variable,) = (v for v in tf.global_variables() if v.op.name == name)
+            old = session.run(variable)
             found[parts] = old, session.run(moved[name]), session.run(seen)
     old, moved, (both,) = found[1]
     np.testing.assert_allclose(moved, 0.9 * old + 0.1 * both, rtol=1e-5)
