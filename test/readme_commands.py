@@ -60,7 +60,7 @@ CHANGES = (
     (r'--average=10', '--average=2'),
     (r'(python .*--serve\b.*)', r'timeout --signal=INT 40 \1 --port=0 | grep "^page: http"'),
 )  # pattern, replacement
-MADE_OF = ('base', 'sharp', 'run1', 'run2')  # runs that were --dry_run: the smoke one is taken
+MADE_OF = ('base', 'sharp', 'run1', 'run2', 'whole')  # runs that were --dry_run: the smoke one is taken
 
 
 def commands(text: str) -> list[str]:
@@ -98,7 +98,7 @@ def lay_out(folder: Path, sample: Path) -> str:
 
     for name, target in (
         ('DAVIS', 'DAVIS'), ('COCO', 'coco'), ('YouTubeVOS', 'YouTubeVOS'), ('DATA', '.'),
-        ('VOT2016', 'VOT'), ('data', '.'), ('OSMN/data', 'coco'),
+        ('VOT2016', 'VOT'), ('OTB', 'VOT'), ('data', '.'), ('OSMN/data', 'coco'),
     ):  # fmt: skip
         (folder / name).symlink_to(sample / target)
     video = sample / 'DAVIS' / 'JPEGImages' / '480p' / 'drawn-x'
