@@ -60,7 +60,8 @@ CHANGES = (
     (r'--average=10', '--average=2'),
     (r'(python .*--serve\b.*)', r'timeout --signal=INT 40 \1 --port=0 | grep "^page: http"'),
 )  # pattern, replacement
-MADE_OF = ('base', 'sharp', 'run1', 'run2', 'whole')  # runs that were --dry_run: the smoke one is taken
+# runs that were --dry_run: the smoke one is taken
+MADE_OF = ('base', 'sharp', 'run1', 'run2', 'whole')
 
 
 def commands(text: str) -> list[str]:
