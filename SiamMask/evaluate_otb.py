@@ -1,6 +1,6 @@
 """The OTB half of evaluate: one pass over each sequence, success and precision (Wu, Lim, Yang,
-Online Object Tracking: A Benchmark, CVPR 2013; the curves as pysot-toolkit's OPEBenchmark has
-them)."""
+Online Object Tracking: A Benchmark, CVPR 2013; thresholds of pysot-toolkit's OPEBenchmark). A frame
+without an annotation is a miss in both."""
 
 from __future__ import annotations
 

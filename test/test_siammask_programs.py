@@ -700,7 +700,7 @@ def test_training_learns_to_track(run, crops, drawn, tmp_path):
     flags = ['--device=cpu', '--preset=smoke', f'--data_path={crops}', '--set=workers=0',
              '--set=channels=0.12', '--set=blocks=[1,1,1]', '--batch_size=6', '--set=gray=0.0',
              '--set=search_blur=0.0', '--set=negative=0.1']  # fmt: skip
-    assert train.main([*flags, '--steps=32', f'--output_path={tmp_path}']) == 0
+    assert train.main([*flags, '--steps=64', f'--output_path={tmp_path}']) == 0
     overlaps = []
     for folder in (run, tmp_path):
         cfg = settings(folder, 'smoke')
@@ -712,5 +712,5 @@ def test_training_learns_to_track(run, crops, drawn, tmp_path):
                 size = (sequence['width'], sequence['height'])
                 rows.append(vot.run_overlaps(found, sequence, size)[1:].mean())
         overlaps.append(np.mean(rows))
-    print('mean overlap after 2 and 32 updates:', overlaps)
+    print('mean overlap after 2 and 64 updates:', overlaps)
     assert overlaps[1] > overlaps[0] + 0.1 and overlaps[1] > 0.3
