@@ -15,8 +15,8 @@ from common.lazy import np
 
 from . import cli, evaluate_vot, inference, tracker, vot
 
-OVERLAPS = np.arange(0, 1.05, 0.05)  # thresholds of success, 21
-DISTANCES = np.arange(51)  # px, thresholds of precision
+OVERLAPS = tuple(0.05 * k for k in range(21))  # thresholds of success
+DISTANCES = tuple(range(51))  # px, thresholds of precision
 NEAR = 20  # px: the threshold that trackers are ranked by
 
 
@@ -220,7 +220,7 @@ def _draw(rows, folder):
     ):
         best = sorted(rows.items(), key=lambda row: -row[1]['global'][key])[: len(plots.COLORS)]
         lines = [
-            plots.Line(f'{own["global"][key]:.3f} {name}', x.tolist(), own[kind], color)
+            plots.Line(f'{own["global"][key]:.3f} {name}', list(x), own[kind], color)
             for color, (name, own) in enumerate(best)
         ]
         panel = plots.Panel(lines, label, kind, 0.0, 1.0)
