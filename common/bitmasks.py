@@ -12,7 +12,7 @@ TOLERANCE = 0.008  # of the image diagonal: how far outlines may be apart (offic
 
 
 def frame_scores(annotation: np.ndarray, segmentation: np.ndarray) -> tuple[float, float]:
-    """(J, F) of one object in one frame: uint8 [H, W] masks, 0 outside of it."""
+    """(J, F) of one object in one frame: uint8 [H, W] masks, 0 on the background."""
     height, width = annotation.shape
     x, y, columns, rows = cv2.boundingRect(annotation | segmentation)
     if not columns:

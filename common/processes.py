@@ -34,7 +34,7 @@ ALIGNED = 64  # bytes: arrays in that memory begin at multiples
 
 class Reader(NamedTuple):
     """A process that makes examples, the pipe to it, and memory of both in which it lays their
-    arrays: a pipe would take ten times as long. No two readers share anything, so that the death of
+    arrays, which are not pickled then. No two readers share anything, so that the death of
     one, whatever it is doing, is an end of file in its pipe and nothing else."""
 
     process: multiprocessing.Process
@@ -42,7 +42,7 @@ class Reader(NamedTuple):
     memory: mmap.mmap
 
 
-class Placed(NamedTuple):
+class StoredArray(NamedTuple):
     """What is sent in the place of an array: where it lies in the reader's memory."""
 
     start: int  # bytes
@@ -106,7 +106,7 @@ def _serve(task, parents, pipe, memory, parent):
         except EOFError:
             return
         try:
-            pipe.send((call, number, _place(task(*job), memory), None))
+            pipe.send((call, number, _store(task(*job), memory), None))
         except Exception as error:
             where = traceback.format_exc()
             try:
@@ -115,30 +115,30 @@ def _serve(task, parents, pipe, memory, parent):
                 pipe.send((call, number, where, RuntimeError(repr(error))))
 
 
-def _place(example, memory):
-    """The example, a tuple of dicts of arrays, with a Placed for each array, which is in `memory`;
+def _store(example, memory):
+    """The example, a tuple of dicts, with a StoredArray for each array, which is in `memory`;
     what does not fit there, and an example of another form, stays as it is."""
     if not _is_tuple_of_dicts(example):
         return example
-    end, placed = 0, []
+    end, stored = 0, []
     for part in example:
-        placed.append(dict(part))
+        stored.append(dict(part))
         for key, array in part.items():
             if isinstance(array, np.ndarray) and 0 < array.nbytes <= len(memory) - end:
-                place = Placed(end, array.size, array.shape, array.dtype)
-                _view(place, memory)[...] = array
-                placed[-1][key] = place
+                row = StoredArray(end, array.size, array.shape, array.dtype)
+                _view(row, memory)[...] = array
+                stored[-1][key] = row
                 end += -(-array.nbytes // ALIGNED) * ALIGNED
-    return tuple(placed)
+    return tuple(stored)
 
 
-def _taken(example, memory):
+def _load(example, memory):
     """The example as the task has returned it: the reader may use its memory again."""
     if not _is_tuple_of_dicts(example):
         return example
     return tuple(
         {
-            key: _view(value, memory).copy() if isinstance(value, Placed) else value
+            key: _view(value, memory).copy() if isinstance(value, StoredArray) else value
             for key, value in part.items()
         }
         for part in example
@@ -149,8 +149,9 @@ def _is_tuple_of_dicts(example):
     return isinstance(example, tuple) and all(isinstance(part, dict) for part in example)
 
 
-def _view(place, memory):
-    return np.frombuffer(memory, place.dtype, place.count, place.start).reshape(place.shape)
+def _view(stored, memory):
+    flat = np.frombuffer(memory, stored.dtype, stored.count, stored.start)
+    return flat.reshape(stored.shape)
 
 
 def begin_worker(parent: int) -> None:
@@ -217,7 +218,7 @@ def _received(call):
         except (EOFError, OSError):
             raise RuntimeError(DEAD) from None
         if of_call == call:
-            found[number] = _taken(example, memories[pipe]), error
+            found[number] = _load(example, memories[pipe]), error
         _BUSY.discard(pipe)
     return found
 
